@@ -1,0 +1,84 @@
+"""Edits of ONNX graphs: where their weights are said to lie. Used by the stager, and by the
+reference engine, whose evaluator takes weights as inputs."""
+
+import onnx
+
+from weightd.backends.base import RawTensors
+from weightd.errors import CompileError
+from weightd.weights.source import TensorSpec
+
+
+def lay_out(graph: bytes, raw: RawTensors) -> bytes:
+    """The graph with each external weight at its place in `raw`. Weights inside the graph that raw
+    has too (constants that a publish brought) get raw's bytes."""
+    model = onnx.ModelProto.FromString(graph)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place(tensor, external(tensor)["location"], raw.offsets[tensor.name], nbytes_of(tensor))
+        elif tensor.name in raw.offsets:
+            set_bytes(tensor, bytes(raw.bytes_of(tensor.name)))
+    return model.SerializeToString()
+
+
+def lent(optimised: bytes, location: str) -> tuple[bytes, dict[str, TensorSpec], dict[str, int]]:
+    """What onnxruntime saved: the graph with every external weight at offset 0 of `location`, the
+    weights' specs, and where each lies in onnxruntime's own file."""
+    model = onnx.ModelProto.FromString(optimised)
+    specs: dict[str, TensorSpec] = {}
+    places: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        spec = spec_of(tensor)
+        found = external(tensor)
+        if int(found["length"]) != spec.nbytes:
+            raise CompileError(
+                f"onnxruntime saved {found['length']} bytes for tensor {tensor.name!r}, which has "
+                f"{spec.nbytes}"
+            )
+        specs[tensor.name] = spec
+        places[tensor.name] = int(found.get("offset", "0"))
+        place(tensor, location, 0, spec.nbytes)
+    return model.SerializeToString(), specs, places
+
+
+def weights_as_inputs(graph: bytes) -> onnx.ModelProto:
+    """The graph with its external weights turned into inputs."""
+    model = onnx.ModelProto.FromString(graph)
+    inside = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    known = {port.name for port in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in known:
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(inside)
+    return model
+
+
+def external(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def place(tensor: onnx.TensorProto, location: str, offset: int, nbytes: int) -> None:
+    """Say that a tensor's bytes lie there. Whatever was said before is gone."""
+    tensor.ClearField("external_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def set_bytes(tensor: onnx.TensorProto, raw: bytes) -> None:
+    for field in ("int64_data", "int32_data", "float_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = raw
+
+
+def spec_of(tensor: onnx.TensorProto) -> TensorSpec:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+    return TensorSpec(tensor.name, dtype, tuple(tensor.dims))
+
+
+def nbytes_of(tensor: onnx.TensorProto) -> int:
+    return spec_of(tensor).nbytes

@@ -1,0 +1,98 @@
+"""onnx's ReferenceEvaluator over the shared tensors: slow, exact, the oracle of the tests.
+
+Nothing is compiled: the version holds the original graph and the original tensors, which the
+evaluator gets as inputs, so it reads the shared pages.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from weightd.backends.base import Compiled, RawTensors, Report
+from weightd.backends.onnx_edit import lay_out, weights_as_inputs
+from weightd.backends.version import MappedVersion
+from weightd.errors import ClosedError, CompileError, PredictError
+from weightd.weights.arrays import Array
+
+# What numpy code raises on inputs that it cannot compute with.
+_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, ImportError)
+
+
+class _AsItIs(Compiled):
+    """The graph and tensors of the source."""
+
+    def __init__(self, graph: bytes, raw: RawTensors) -> None:
+        external = {
+            tensor.name
+            for tensor in onnx.ModelProto.FromString(graph).graph.initializer
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+        }
+        tensors = {name: spec for name, spec in raw.specs.items() if name in external}
+        super().__init__(lay_out(graph, raw), tensors, {})
+        self._raw = raw
+
+    def read_into(
+        self, name: str, target: memoryview, on_chunk: Callable[[memoryview], object]
+    ) -> None:
+        target[:] = self._raw.bytes_of(name)
+        on_chunk(target)
+
+
+class _Open:
+    def __init__(self, version: MappedVersion) -> None:
+        self.weights = version.compiled()
+        self.output_names = [port.name for port in version.manifest.outputs]
+        self.evaluator = _evaluator(version.graph())
+
+
+class ReferenceSession:
+    """An evaluator and the version that it reads."""
+
+    def __init__(self, version: MappedVersion) -> None:
+        self._open: _Open | None = _Open(version)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        current = self._open
+        if current is None:
+            raise ClosedError("the session was closed")
+        try:
+            outputs = current.evaluator.run(current.output_names, {**current.weights, **inputs})
+        except _ERRORS as error:
+            raise PredictError(f"the reference evaluator failed: {error}") from error
+        return dict(zip(current.output_names, outputs, strict=True))
+
+    def swap(self, version: MappedVersion) -> float:
+        opened = _Open(version)
+        started = time.perf_counter_ns()
+        previous, self._open = self._open, opened
+        pause_us = (time.perf_counter_ns() - started) / 1000
+        del previous  # runs that go on have their own reference
+        return pause_us
+
+    def close(self) -> None:
+        self._open = None
+
+
+class ReferenceBackend:
+    name = "reference"
+
+    def compile(self, graph: bytes, raw: RawTensors, report: Report) -> Compiled:
+        report("compiling", 0, raw.buffer.nbytes)
+        _evaluator(graph)  # refuses operators that it does not have
+        return _AsItIs(graph, raw)
+
+    def open(self, version: MappedVersion, *, threads: int) -> ReferenceSession:
+        del threads  # numpy decides
+        return ReferenceSession(version)
+
+
+BACKEND = ReferenceBackend()
+
+
+def _evaluator(graph: bytes) -> ReferenceEvaluator:
+    try:
+        return ReferenceEvaluator(weights_as_inputs(graph))
+    except _ERRORS as error:
+        raise CompileError(f"the reference evaluator cannot run this model: {error}") from error

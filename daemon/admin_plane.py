@@ -1,0 +1,137 @@
+"""The admin socket: owners and admins bring files here, as descriptors that they opened.
+
+The daemon never opens a path that a client names. An offered file waits under a ticket until a
+load or publish takes it; it is given back when its connection closes, and a job that took it is
+then cancelled: whoever asked is gone.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weightd.daemon.loop import Loop
+from weightd.errors import BadRequestError, BrokenPeerError, LimitError, RefusedError, WeightdError
+from weightd.errors import to_wire
+from weightd.ipc import protocol
+from weightd.ipc.peer import Peer
+from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.seqpacket import Connection, Listener, Received
+
+_MAX_CONNECTIONS = 64
+_OFFERS_PER_CONNECTION = 4
+
+
+@dataclass(frozen=True)
+class OfferedFile:
+    """A file and, for external data, its folder. Whoever has it closes it."""
+
+    name: str
+    file_fd: int
+    folder_fd: int | None
+
+    def close(self) -> None:
+        os.close(self.file_fd)
+        if self.folder_fd is not None:
+            os.close(self.folder_fd)
+
+
+@dataclass(eq=False)
+class _Visitor:
+    connection: Connection
+    uid: int
+    tickets: dict[int, OfferedFile | None]  # None: a job has taken it
+
+
+class AdminPlane:
+    """Owns the listener, its connections and the offers that wait."""
+
+    def __init__(
+        self, loop: Loop, folder: RuntimeFolder, when_withdrawn: Callable[[int], object]
+    ) -> None:
+        self._loop = loop
+        self._when_withdrawn = when_withdrawn
+        self._listener = Listener(folder.admin, mode=0o600, max_fds=2)
+        self._visitors: set[_Visitor] = set()
+        loop.add(self._listener.fileno(), self._accept)
+
+    def take(self, ticket: int, uid: int) -> OfferedFile:
+        """The file under a ticket, which this user must have offered. The caller closes it."""
+        for visitor in self._visitors:
+            offered = visitor.tickets.get(ticket)
+            if offered is not None and visitor.uid == uid:
+                visitor.tickets[ticket] = None
+                return offered
+        raise BadRequestError("there is no offered file under this ticket; offer it again")
+
+    def close(self) -> None:
+        for visitor in list(self._visitors):
+            self._close(visitor)
+        self._loop.remove(self._listener.fileno())
+        self._listener.close()
+
+    def _accept(self) -> None:
+        try:
+            connection = self._listener.accept()
+        except OSError:
+            return  # no descriptors left: it waits in the queue
+        if connection is None:
+            return
+        try:
+            peer = Peer.of(connection.sock)
+        except (RefusedError, OSError):
+            connection.close()
+            return
+        peer.process.close()
+        if len(self._visitors) >= _MAX_CONNECTIONS:
+            connection.close()
+            return
+        visitor = _Visitor(connection, peer.uid, {})
+        self._visitors.add(visitor)
+        self._loop.add(connection.fileno(), lambda: self._read(visitor))
+
+    def _read(self, visitor: _Visitor) -> None:
+        try:
+            received = visitor.connection.receive()
+        except BlockingIOError:
+            return
+        except BrokenPeerError:
+            self._close(visitor)
+            return
+        reply = self._answer(visitor, received)
+        try:
+            visitor.connection.send(protocol.encode(reply))
+        except WeightdError:
+            self._close(visitor)
+
+    def _answer(self, visitor: _Visitor, received: Received) -> protocol.Message:
+        try:
+            return protocol.Offered(_keep(visitor, received))
+        except RefusedError as error:
+            received.close()
+            return protocol.Failed(*to_wire(error))
+
+    def _close(self, visitor: _Visitor) -> None:
+        self._visitors.discard(visitor)
+        self._loop.remove(visitor.connection.fileno())
+        visitor.connection.close()
+        for ticket, offered in visitor.tickets.items():
+            if offered is not None:
+                offered.close()
+            else:
+                self._when_withdrawn(ticket)
+
+
+def _keep(visitor: _Visitor, received: Received) -> int:
+    offer = protocol.decode(received.raw, protocol.Offer)
+    wanted = 2 if offer.has_folder else 1
+    if len(received.fds) != wanted:
+        raise BadRequestError(f"an offer brings {wanted} descriptors, this one {len(received.fds)}")
+    if len(visitor.tickets) >= _OFFERS_PER_CONNECTION:
+        raise LimitError(f"a connection offers at most {_OFFERS_PER_CONNECTION} files")
+    if received.sender_pidfd is not None:
+        os.close(received.sender_pidfd)
+    ticket = secrets.randbits(64)
+    folder_fd = received.fds[1] if offer.has_folder else None
+    visitor.tickets[ticket] = OfferedFile(offer.name, received.fds[0], folder_fd)
+    return ticket

@@ -1,0 +1,248 @@
+"""The attach socket: workers learn their PID here, begin leases and pull versions.
+
+Whoever can reach the machine can connect, so nothing here trusts or waits for a peer:
+
+* identity is the kernel's; each message is checked against the process that connected;
+* a descriptor is sent only to a peer that has read everything before it (backpressure: its next
+  request waits), so one that never reads pins one descriptor;
+* a peer without a lease is closed after a while, sooner when many of its user's pile up;
+* descriptors from peers are off in the kernel (SO_PASSRIGHTS, Linux 6.16); before that each
+  connection is read in a thread of its own, so that a stalled receive stalls its sender alone.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from weightd.daemon.loop import Loop
+from weightd.daemon.visitor import ThreadReader, Visitor
+from weightd.errors import BadRequestError, BrokenPeerError, RefusedError, WeightdError, to_wire
+from weightd.ipc import protocol
+from weightd.ipc.peer import Key, Peer, sent_by
+from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.seqpacket import Connection, Listener, Received
+
+log = logging.getLogger("weightd.attach")
+
+_SILENT_PER_UID = 256
+_SILENT_TOTAL = 1024
+_SILENT_S = 10.0
+_SWEEP_S = 1.0
+_UNREAD_RETRY_S = 0.01
+_PATIENCE = 1000  # looks at a peer that asks and does not read
+_ACCEPTS_PER_TURN = 64
+
+
+class Desk(Protocol):
+    """What the attach plane asks of the server: one request, one answer with descriptors to send
+    (which stay the server's)."""
+
+    def serve_worker(
+        self, request: protocol.AttachRequest, visitor: Visitor
+    ) -> tuple[protocol.Message | None, Sequence[int]]: ...
+
+    def worker_left(self, lease: int) -> None: ...
+
+
+class AttachPlane:
+    """Owns the listener and every connection. lease ids are the catalog's."""
+
+    def __init__(
+        self, loop: Loop, folder: RuntimeFolder, desk: Desk, *, mode: int, read_in_threads: bool
+    ) -> None:
+        self._loop = loop
+        self._desk = desk
+        self._listener = Listener(folder.attach, mode=mode, max_fds=0)
+        self._in_threads = read_in_threads or not self._listener.refuses_descriptors
+        self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
+        self._by_lease: dict[int, Visitor] = {}
+        loop.add(self._listener.fileno(), self._accept)
+        loop.call_later(_SWEEP_S, self._sweep)
+
+    @property
+    def reads_in_threads(self) -> bool:
+        return self._in_threads
+
+    def tell(self, lease: int, message: protocol.Notice | protocol.Revocation) -> None:
+        """Send a notice to a worker. One that is not read yet is not sent again."""
+        visitor = self._by_lease.get(lease)
+        if visitor is None:
+            return
+        if isinstance(message, protocol.Notice):
+            if visitor.has_notice:
+                return
+            visitor.has_notice = True
+        self._send(visitor, message)
+
+    def say_goodbye(self, reason: str) -> None:
+        for visitor in list(self._by_lease.values()):
+            self._send(visitor, protocol.Goodbye(reason))
+
+    def end_leases_of(self, key: Key) -> None:
+        """Close the connections of a process that is gone (a child may hold them open)."""
+        for visitor in [v for v in self._visitors.values() if v.peer.process.key == key]:
+            self._close(visitor)
+
+    def close(self) -> None:
+        for visitor in list(self._visitors.values()):
+            self._close(visitor)
+        self._loop.remove(self._listener.fileno())
+        self._listener.close()
+
+    # --- connections ---------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                connection = self._listener.accept()
+            except OSError:  # no descriptors left: a silent peer's goes to the next one
+                self._evict(list(self._silent())[:1])
+                return
+            if connection is None:
+                return
+            self._welcome(connection)
+
+    def _welcome(self, connection: Connection) -> None:
+        try:
+            peer = Peer.of(connection.sock)
+        except RefusedError as error:
+            log.warning("refused a connection: %s", error)
+            self._refuse(connection, error)
+            return
+        except OSError:
+            connection.close()  # out of descriptors
+            return
+        visitor = Visitor(connection, peer, time.monotonic())
+        self._visitors[connection.fileno()] = visitor
+        self._make_room(peer.uid)
+        if self._in_threads:
+            visitor.reader = ThreadReader(self._loop, visitor, self._got, self._close)
+        else:
+            self._loop.add(connection.fileno(), lambda: self._read(visitor))
+
+    @staticmethod
+    def _refuse(connection: Connection, error: RefusedError) -> None:
+        with connection:
+            try:
+                connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
+            except WeightdError:
+                return
+
+    def _silent(self, uid: int | None = None) -> list[Visitor]:
+        """Those without a lease, oldest first."""
+        return [
+            visitor
+            for visitor in self._visitors.values()
+            if visitor.lease is None and uid in (None, visitor.peer.uid)
+        ]
+
+    def _make_room(self, uid: int) -> None:
+        if len(self._visitors) - len(self._by_lease) <= _SILENT_PER_UID:
+            return
+        mine, everybody = self._silent(uid), self._silent()
+        self._evict(mine[: max(0, len(mine) - _SILENT_PER_UID)])
+        self._evict(everybody[: max(0, len(everybody) - _SILENT_TOTAL)])
+
+    def _evict(self, visitors: list[Visitor]) -> None:
+        for visitor in visitors:
+            self._close(visitor)
+
+    def _sweep(self) -> None:
+        late = time.monotonic() - _SILENT_S
+        self._evict([visitor for visitor in self._silent() if visitor.since_s < late])
+        self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _close(self, visitor: Visitor) -> None:
+        if visitor.is_closed:
+            return
+        del self._visitors[visitor.connection.fileno()]
+        if visitor.reader is None and not visitor.is_paused:
+            self._loop.remove(visitor.connection.fileno())
+        lease = visitor.lease
+        visitor.close()
+        if lease is not None:
+            self._by_lease.pop(lease, None)
+            self._desk.worker_left(lease)
+
+    # --- messages ------------------------------------------------------------------------
+
+    def _read(self, visitor: Visitor) -> None:
+        if visitor.owes_reading():
+            self._pause(visitor)
+            return
+        try:
+            received = visitor.connection.receive()
+        except BlockingIOError:
+            return
+        except BrokenPeerError as error:
+            log.debug("process %d: %s", visitor.peer.pid, error)
+            self._close(visitor)
+            return
+        self._got(visitor, received)
+
+    def _pause(self, visitor: Visitor) -> None:
+        """Look again in a moment; a peer that is gone shows by then, or in the sweep."""
+        self._loop.remove(visitor.connection.fileno())
+        visitor.is_paused = True
+        visitor.pauses += 1
+        if visitor.pauses > _PATIENCE:
+            self._close(visitor)
+            return
+        self._loop.call_later(_UNREAD_RETRY_S, lambda: self._resume(visitor))
+
+    def _resume(self, visitor: Visitor) -> None:
+        if visitor.is_closed:
+            return
+        visitor.is_paused = False
+        self._loop.add(visitor.connection.fileno(), lambda: self._read(visitor))
+
+    def _got(self, visitor: Visitor, received: Received) -> None:
+        with visitor.closing(received):
+            if not _is_from(visitor, received):
+                log.warning(
+                    "a message on the connection of process %d came from another process; the "
+                    "connection is closed",
+                    visitor.peer.pid,
+                )
+                self._close(visitor)
+                return
+            self._answer(visitor, received.raw)
+
+    def _answer(self, visitor: Visitor, raw: bytes) -> None:
+        try:
+            request = protocol.decode(raw, protocol.AttachRequest)
+            reply, fds = self._desk.serve_worker(request, visitor)
+        except BadRequestError as error:
+            self._send(visitor, protocol.Failed(*to_wire(error)))
+            self._close(visitor)
+            return
+        except RefusedError as error:
+            reply, fds = protocol.Failed(*to_wire(error)), ()
+        if visitor.lease is not None:
+            self._by_lease[visitor.lease] = visitor
+        if reply is not None:
+            self._send(visitor, reply, fds)
+
+    def _send(
+        self, visitor: Visitor, message: protocol.Message, fds: Sequence[int] = ()
+    ) -> None:
+        try:
+            is_sent = visitor.connection.send(protocol.encode(message), fds)
+        except WeightdError as error:
+            log.info("process %d: %s", visitor.peer.pid, error)
+            is_sent = False
+        if not is_sent:  # it does not read: its lease ends, nobody waits for it
+            self._close(visitor)
+        elif fds:
+            visitor.has_unread_fd = True
+
+
+def _is_from(visitor: Visitor, received: Received) -> bool:
+    if received.sender_pidfd is None:
+        return True  # a kernel before 6.5 does not tell
+    try:
+        return sent_by(visitor.peer.process, received.sender_pidfd)
+    except OSError:
+        return False
+

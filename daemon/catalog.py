@@ -1,0 +1,301 @@
+"""Which models and versions the daemon holds, who holds each, and what may happen next.
+
+Pure: no clock, no socket, no memory, no randomness. Every method takes an event, changes the
+state, and returns the actions that the server must perform; a refused event changes nothing.
+
+A version is held by the leases that map it and by the daemon itself, which holds the last `keep`
+versions that were live (the live one counts). The states are in model.py.
+"""
+
+from collections.abc import Callable
+
+from weightd.daemon.model import (
+    Action,
+    Event,
+    Free,
+    Grant,
+    Lease,
+    Model,
+    Notify,
+    TellRevoked,
+    Version,
+    VersionState,
+)
+from weightd.errors import (
+    BadHandleError,
+    BusyError,
+    LimitError,
+    ModelExistsError,
+    NotAllowedError,
+    RefusedError,
+    UnknownModelError,
+    UnknownVersionError,
+)
+from weightd.ipc.peer import Key
+
+LEASES_PER_PROCESS = 8  # of one model: a process with several sessions needs no more
+
+
+class Catalog:
+    """All models, versions and leases. keep: how many versions are held for rollback, the live
+    one included; leases_per_uid: how many leases the processes of one user may have together."""
+
+    def __init__(self, *, keep: int = 2, leases_per_uid: int = 4096) -> None:
+        self._keep = keep
+        self._leases_per_uid = leases_per_uid
+        self._last_uid = 0
+        self._last_lease = 0
+        self._staged: dict[str, Version] = {}
+        self.models: dict[str, Model] = {}
+        self.leases: dict[int, Lease] = {}
+
+    # --- models and versions -------------------------------------------------------------
+
+    def model(self, name: str) -> Model:
+        try:
+            return self.models[name]
+        except KeyError:
+            known = ", ".join(sorted(self.models)) or "none"
+            raise UnknownModelError(f"no model {name!r}; the daemon holds: {known}") from None
+
+    def version(self, name: str, number: int) -> Version:
+        model = self.model(name)
+        try:
+            return model.versions[number]
+        except KeyError:
+            raise UnknownVersionError(
+                f"model {name!r} has no version {number}; it holds "
+                f"{', '.join(map(str, sorted(model.versions)))} (live: {model.live.number})"
+            ) from None
+
+    def stage_new(self, name: str) -> Version:
+        """Begin to load a model that is not there yet."""
+        if name in self.models:
+            raise ModelExistsError(
+                f"model {name!r} is loaded already; `weightd publish {name} FILE` gives it new "
+                f"weights, `weightd unload {name}` makes room for another"
+            )
+        return self._stage(name, 1)
+
+    def stage_next(self, name: str) -> Version:
+        """Begin to stage the next version of a model. Its number is used up only by publish."""
+        return self._stage(name, self.model(name).next_number)
+
+    def _stage(self, name: str, number: int) -> Version:
+        if name in self._staged:
+            raise BusyError(
+                f"model {name!r} is being staged by another request; wait for it "
+                f"(`weightd status`) or stop it (`weightd cancel {name}`)"
+            )
+        self._last_uid += 1
+        self._staged[name] = Version(self._last_uid, number)
+        return self._staged[name]
+
+    def abort(self, name: str) -> None:
+        """Forget a staged version. Nothing else changes."""
+        self._staged.pop(name).apply(Event.ABORT)
+
+    def publish(self, name: str, owner_uid: int) -> list[Action]:
+        """Make the staged version live. `owner_uid` matters for a new model only."""
+        staged = self._staged.pop(name)
+        model = self.models.setdefault(name, Model(name, owner_uid))
+        model.versions[staged.number] = staged
+        model.next_number = staged.number + 1
+        return self._make_live(model, staged, Event.PUBLISH)
+
+    def rollback(self, name: str, number: int | None) -> list[Action]:
+        """Make a held version live again; None: the one that was live before this one."""
+        model = self.model(name)
+        if number is None:
+            number = self._previously_live(model)
+        return self._make_live(model, self.version(name, number), Event.ROLLBACK)
+
+    def _previously_live(self, model: Model) -> int:
+        for number in reversed(model.was_live[:-1]):
+            if number in model.versions:
+                return number
+        raise UnknownVersionError(
+            f"model {model.name!r} has no version to roll back to: only {model.live.number} is "
+            f"held (the daemon keeps {self._keep})"
+        )
+
+    def _make_live(self, model: Model, version: Version, event: Event) -> list[Action]:
+        previous = model.live if model.was_live else None
+        version.apply(event)
+        if previous is not None:
+            previous.apply(Event.REPLACE)
+        model.was_live = [n for n in model.was_live if n != version.number] + [version.number]
+        notices: list[Action] = []
+        for lease in self._leases_of(model):
+            if not lease.is_revoked:
+                lease.lag = "" if lease.version == version.number else "notified"
+                notices.append(Notify(lease.id, version.number))
+        return notices + self._free_unheld(model)
+
+    def unload(self, name: str) -> list[Action]:
+        """Forget a model. Leases keep what they map."""
+        model = self.model(name)
+        if name in self._staged:
+            raise BusyError(
+                f"model {name!r} is being staged; stop that first (`weightd cancel {name}`)"
+            )
+        del self.models[name]
+        model.is_loaded = False
+        model.grants.clear()
+        model.live.apply(Event.REPLACE)
+        told = [self._revoke_lease(lease, "the model was unloaded") for lease in self._leases_of(model)]
+        return [*told, *self._free_unheld(model)]
+
+    def _free_unheld(self, model: Model) -> list[Action]:
+        kept = model.was_live[-self._keep :] if model.is_loaded else []
+        freed: list[Action] = []
+        for version in list(model.versions.values()):
+            is_held = version.number in kept or version.leases
+            if version.state is VersionState.HELD and not is_held:
+                version.apply(Event.LAST_HOLD_ENDED)
+                del model.versions[version.number]
+                if version.number in model.was_live:
+                    model.was_live.remove(version.number)
+                freed.append(Free(model.name, version.number, version.uid))
+        return freed
+
+    # --- who may attach ------------------------------------------------------------------
+
+    def allow(self, name: str, processes: dict[Key, int], handle: int) -> None:
+        """Whitelist living processes; `handle` is the random number that names this grant."""
+        self.model(name).grants.append(Grant(handle, dict(processes)))
+
+    def revoke(self, name: str, pids: set[int]) -> tuple[set[int], list[Action]]:
+        """End the right of these processes (none named: all). Returns their PIDs and actions."""
+        model = self.model(name)
+        ended = {pid for pid in model.allowed_pids() if not pids or pid in pids}
+        ended |= {lease.pid for lease in self._leases_of(model) if not pids or lease.pid in pids}
+        self._strike(model, lambda _, pid: pid in ended)
+        actions: list[Action] = [
+            self._revoke_lease(lease, "the right to this model was revoked")
+            for lease in self._leases_of(model)
+            if lease.pid in ended
+        ]
+        return ended, actions
+
+    def whitelisted(self) -> set[Key]:
+        """Every process that some model lets in."""
+        return {
+            key for model in self.models.values() for grant in model.grants for key in grant.processes
+        }
+
+    def process_ended(self, key: Key) -> list[Action]:
+        """A process is gone: its entries and leases end. The number may come again, it does not."""
+        for model in self.models.values():
+            self._strike(model, lambda entry, _: entry == key)
+        actions: list[Action] = []
+        for lease in [lease for lease in self.leases.values() if lease.key == key]:
+            actions += self.detach(lease.id)
+        return actions
+
+    @staticmethod
+    def _strike(model: Model, goes: Callable[[Key, int], bool]) -> None:
+        for grant in model.grants:
+            for key, pid in list(grant.processes.items()):
+                if goes(key, pid):
+                    del grant.processes[key]
+        model.grants = [grant for grant in model.grants if grant.processes]
+
+    @staticmethod
+    def _revoke_lease(lease: Lease, reason: str) -> Action:
+        lease.is_revoked = True
+        lease.lag = "revoked"
+        return TellRevoked(lease.id, reason)
+
+    # --- leases --------------------------------------------------------------------------
+
+    def attach(self, name: str, key: Key, uid: int, handle: int | None) -> Lease:
+        """Begin a lease of the live version."""
+        model = self.model(name)
+        pid = model.pid_of(key, handle)
+        if pid is None:
+            raise self._refusal(model, key, handle)
+        self._check_quota(model, key, uid)
+        self._last_lease += 1
+        lease = Lease(self._last_lease, model, key, pid, uid, model.live.number)
+        self.leases[lease.id] = lease
+        model.live.leases.add(lease.id)
+        return lease
+
+    def _refusal(self, model: Model, key: Key, handle: int | None) -> RefusedError:
+        if handle is not None and model.pid_of(key, None) is not None:
+            return BadHandleError(
+                f"this handle is not one of model {model.name!r} for process {key.pid}: it was "
+                "revoked, is for another model, or was made by an earlier daemon; ask for the "
+                "current one, or attach without a handle"
+            )
+        return NotAllowedError(
+            f"process {key.pid} may not attach {model.name!r}; let it in with "
+            f"`weightd allow {model.name} {key.pid}` (Client.allow)"
+        )
+
+    def _check_quota(self, model: Model, key: Key, uid: int) -> None:
+        of_process = sum(lease.key == key for lease in self._leases_of(model))
+        if of_process >= LEASES_PER_PROCESS:
+            raise LimitError(
+                f"process {key.pid} has {of_process} leases of {model.name!r} already; close some"
+            )
+        if sum(lease.uid == uid for lease in self.leases.values()) >= self._leases_per_uid:
+            raise LimitError(
+                f"the processes of uid {uid} have {self._leases_per_uid} leases already, which is "
+                "the limit (leases_per_uid); end some"
+            )
+
+    def pull(self, lease_id: int) -> Version:
+        """The live version, now held by this lease too."""
+        lease = self.leases[lease_id]
+        if lease.is_revoked:
+            raise NotAllowedError(
+                f"process {lease.pid} gets no new version of {lease.model.name!r}: its right was "
+                "revoked, or the model unloaded; what it has mapped stays readable"
+            )
+        live = lease.model.live
+        live.leases.add(lease_id)
+        if live.number != lease.version:
+            lease.lag = "switching"
+        return live
+
+    def switched(self, lease_id: int, number: int, pause_us: float) -> None:
+        """The worker's predictions run on this version now."""
+        lease = self.leases[lease_id]
+        self._held_by(lease, number)
+        lease.version = number
+        lease.switches += 1
+        lease.last_pause_us = pause_us
+        if not lease.is_revoked:
+            lease.lag = "" if lease.model.live.number == number else "notified"
+
+    def not_switched(self, lease_id: int, number: int, reason: str) -> None:
+        """The worker stays on what it has."""
+        lease = self.leases[lease_id]
+        self._held_by(lease, number)
+        lease.lag = f"stays on {lease.version}: {reason}"
+
+    def released(self, lease_id: int, number: int) -> list[Action]:
+        """The worker maps this version no more."""
+        lease = self.leases[lease_id]
+        self._held_by(lease, number).leases.discard(lease_id)
+        return self._free_unheld(lease.model)
+
+    def detach(self, lease_id: int) -> list[Action]:
+        """The lease ended: its connection or its process did."""
+        lease = self.leases.pop(lease_id, None)
+        if lease is None:
+            return []
+        for version in lease.model.versions.values():
+            version.leases.discard(lease_id)
+        return self._free_unheld(lease.model)
+
+    def _held_by(self, lease: Lease, number: int) -> Version:
+        version = lease.model.versions.get(number)
+        if version is None or lease.id not in version.leases:
+            raise UnknownVersionError(f"this lease does not hold version {number}")
+        return version
+
+    def _leases_of(self, model: Model) -> list[Lease]:
+        return [lease for lease in self.leases.values() if lease.model is model]

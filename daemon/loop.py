@@ -1,0 +1,76 @@
+"""One thread that waits for descriptors, timers and calls from other threads. Decides nothing."""
+
+import heapq
+import itertools
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+
+Callback = Callable[[], object]
+
+
+class Loop:
+    """Owns its selector and its wake-up descriptor. Everything runs in the thread of run()."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wake)
+        self._soon: deque[Callback] = deque()
+        self._timers: list[tuple[float, int, Callback]] = []
+        self._order = itertools.count()
+        self._before_sleep: list[Callable[[], bool]] = []
+        self._stopping = False
+
+    def add(self, fd: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` is readable or hung up."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def remove(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def before_sleep(self, has_work: Callable[[], bool]) -> None:
+        """Call `has_work` before each wait; while it says True the loop does not wait. For
+        descriptors that are edge-triggered."""
+        self._before_sleep.append(has_work)
+
+    def call_later(self, delay_s: float, callback: Callback) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), callback))
+
+    def call_soon(self, callback: Callback) -> None:
+        """Call `callback` in the loop's thread. The one method that any thread may use, and
+        signal handlers too."""
+        self._soon.append(callback)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def run(self) -> None:
+        """Turn until stop()."""
+        while not self._stopping:
+            has_work = any([check() for check in self._before_sleep])
+            for key, _ in self._selector.select(0 if has_work else self._timeout_s()):
+                if key.fd in self._selector.get_map():  # not removed by one before it
+                    key.data()
+            self._run_due()
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def close(self) -> None:
+        self._selector.close()
+        os.close(self._wake_fd)
+
+    def _timeout_s(self) -> float | None:
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _run_due(self) -> None:
+        while self._soon:
+            self._soon.popleft()()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _drain_wake(self) -> None:
+        os.eventfd_read(self._wake_fd)

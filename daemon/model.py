@@ -1,0 +1,136 @@
+"""What the catalog is made of: versions and their states, models, grants and leases.
+
+Pure data with the rules that concern one of them alone.
+
+    STAGED --publish--> LIVE --replaced--> HELD --last hold ends--> FREED
+       |                  ^                  |
+       '--abort--> FREED  '-----rollback-----'
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from weightd.errors import IllegalTransitionError
+from weightd.ipc.peer import Key
+
+
+class VersionState(Enum):
+    STAGED = auto()  # being filled; nobody may attach
+    LIVE = auto()  # what new workers attach to
+    HELD = auto()  # replaced; a lease or the daemon itself still holds it
+    FREED = auto()
+
+
+class Event(Enum):
+    PUBLISH = auto()
+    ABORT = auto()
+    REPLACE = auto()
+    ROLLBACK = auto()
+    LAST_HOLD_ENDED = auto()
+
+
+TRANSITIONS: dict[tuple[VersionState, Event], VersionState] = {
+    (VersionState.STAGED, Event.PUBLISH): VersionState.LIVE,
+    (VersionState.STAGED, Event.ABORT): VersionState.FREED,
+    (VersionState.LIVE, Event.REPLACE): VersionState.HELD,
+    (VersionState.HELD, Event.ROLLBACK): VersionState.LIVE,
+    (VersionState.HELD, Event.LAST_HOLD_ENDED): VersionState.FREED,
+}
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Action: tell this lease that a newer version is live."""
+
+    lease: int
+    version: int
+
+
+@dataclass(frozen=True)
+class TellRevoked:
+    """Action: tell this lease that it gets no new versions."""
+
+    lease: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Free:
+    """Action: give the memory of this version back."""
+
+    model: str
+    version: int
+    uid: int
+
+
+Action = Notify | TellRevoked | Free
+
+
+@dataclass(eq=False)
+class Version:
+    """One immutable set of weights. uid is unique in the daemon's life: unlike (name, number),
+    it does not come again when a model is unloaded and another of its name is loaded."""
+
+    uid: int
+    number: int
+    state: VersionState = VersionState.STAGED
+    leases: set[int] = field(default_factory=set)
+
+    def apply(self, event: Event) -> None:
+        try:
+            self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise IllegalTransitionError(
+                f"version {self.number} is {self.state.name}: it cannot take {event.name}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One `allow`: a handle, and the processes that it is for."""
+
+    handle: int
+    processes: dict[Key, int]  # key -> pid, for people
+
+
+@dataclass(eq=False)
+class Model:
+    """A name with versions. `was_live` lists the numbers in the order they were last live."""
+
+    name: str
+    owner_uid: int
+    next_number: int = 1
+    versions: dict[int, Version] = field(default_factory=dict)
+    was_live: list[int] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    is_loaded: bool = True
+
+    @property
+    def live(self) -> Version:
+        return self.versions[self.was_live[-1]]
+
+    def pid_of(self, key: Key, handle: int | None) -> int | None:
+        """The PID under which the process is whitelisted (for this handle), else None."""
+        for grant in self.grants:
+            if key in grant.processes and handle in (None, grant.handle):
+                return grant.processes[key]
+        return None
+
+    def allowed_pids(self) -> list[int]:
+        return sorted({pid for grant in self.grants for pid in grant.processes.values()})
+
+
+@dataclass(eq=False)
+class Lease:
+    """One worker's use of one model. version is what its predictions run on."""
+
+    id: int
+    model: Model
+    key: Key
+    pid: int
+    uid: int
+    version: int
+    is_revoked: bool = False
+    switches: int = 0
+    last_pause_us: float = 0.0
+    lag: str = ""

@@ -1,0 +1,177 @@
+"""Loads and publishes: from an offered file to a live version, or to a refusal that changed
+nothing. One at a time for each model, a few at a time together."""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from weightd.daemon.admin_plane import OfferedFile
+from weightd.daemon.catalog import Catalog
+from weightd.daemon.loop import Loop
+from weightd.daemon.model import Action, Version
+from weightd.daemon.settings import Settings
+from weightd.daemon.staging import Order, Outcome, Staging
+from weightd.daemon.vault import Vault
+from weightd.errors import LimitError, UnknownModelError, WeightdError
+from weightd.ipc import protocol
+
+log = logging.getLogger("weightd.publisher")
+
+_MAX_STAGERS = 4
+
+Answer = Callable[[protocol.Live | WeightdError], object]
+OnProgress = Callable[[protocol.Progress], object]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who wants a load or publish: where progress and the one answer go, and the ticket whose
+    withdrawal cancels it."""
+
+    uid: int
+    ticket: int | None
+    on_progress: OnProgress
+    answer: Answer
+
+
+@dataclass(eq=False)
+class _Running:
+    staging: Staging
+    asker: Asker
+    offered: OfferedFile
+    version: Version
+    is_dry: bool
+
+
+class Publisher:
+    """Owns the running stagers. `perform` carries out the catalog's actions,
+    `emit` tells what happened: what, model, version, pid, text."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        catalog: Catalog,
+        vault: Vault,
+        settings: Settings,
+        perform: Callable[[list[Action]], object],
+        emit: Callable[[str, str, int, int, str], object],
+    ) -> None:
+        self._loop = loop
+        self._catalog = catalog
+        self._vault = vault
+        self._settings = settings
+        self._perform = perform
+        self._emit = emit
+        self._running: dict[str, _Running] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._running
+
+    def load(self, request: protocol.Load, offered: OfferedFile, asker: Asker) -> None:
+        """Stage a new model's first version. Owns `offered` from here on, also when it raises."""
+        with ExitStack() as on_error:
+            on_error.callback(offered.close)
+            self._check_room()
+            version = self._catalog.stage_new(request.model)
+            order = self._order(
+                request.model, version, offered, request.engine, request.keep_tensors
+            )
+            self._start(order, version, offered, asker, request.dry_run)
+            on_error.pop_all()
+
+    def publish(self, request: protocol.Publish, offered: OfferedFile, asker: Asker) -> None:
+        """Stage the next version of a model. Owns `offered` from here on, also when it raises."""
+        with ExitStack() as on_error:
+            on_error.callback(offered.close)
+            self._check_room()
+            version = self._catalog.stage_next(request.model)
+            base = self._vault.get(self._catalog.model(request.model).live.uid)
+            stamp = base.manifest.stamp
+            order = self._order(
+                request.model, version, offered, stamp["engine"], "keep_tensors" in stamp
+            )
+            self._start(replace(order, base=base), version, offered, asker, request.dry_run)
+            on_error.pop_all()
+
+    def owner_of_staged(self, model: str) -> int | None:
+        running = self._running.get(model)
+        return running.asker.uid if running else None
+
+    def cancel(self, model: str, why: str) -> None:
+        try:
+            self._running[model].staging.cancel(why)
+        except KeyError:
+            raise UnknownModelError(f"nothing is being staged for model {model!r}") from None
+
+    def withdraw(self, ticket: int) -> None:
+        """Whoever offered this file is gone: stop what was made of it."""
+        for running in self._running.values():
+            if running.asker.ticket == ticket:
+                running.staging.cancel("whoever asked for it is gone")
+
+    def cancel_all(self, why: str) -> None:
+        for running in self._running.values():
+            running.staging.cancel(why)
+
+    def status(self) -> tuple[protocol.StagingStatus, ...]:
+        return tuple(
+            protocol.StagingStatus(name, r.staging.pid, p.step, p.done, p.total)
+            for name, r in self._running.items()
+            for p in [r.staging.progress]
+        )
+
+    def _check_room(self) -> None:
+        if len(self._running) >= _MAX_STAGERS:
+            raise LimitError(f"{_MAX_STAGERS} models are being staged already; try again later")
+
+    def _order(
+        self, model: str, version: Version, offered: OfferedFile, engine: str, keep_tensors: bool
+    ) -> Order:
+        budget = self._settings.memory_budget
+        return Order(
+            model=model,
+            version=version.number,
+            file_name=offered.name,
+            file_fd=offered.file_fd,
+            folder_fd=offered.folder_fd,
+            engine=engine or self._settings.engine,
+            keep_tensors=keep_tensors,
+            base=None,
+            budget_nbytes=None if budget is None else max(0, budget - self._vault.nbytes),
+            deadline_s=self._settings.stage_deadline_s,
+        )
+
+    def _start(
+        self, order: Order, version: Version, offered: OfferedFile, asker: Asker, is_dry: bool
+    ) -> None:
+        try:
+            staging = Staging(
+                self._loop, order, asker.on_progress, lambda outcome: self._done(order, outcome)
+            )
+        except BaseException:
+            self._catalog.abort(order.model)
+            raise
+        self._running[order.model] = _Running(staging, asker, offered, version, is_dry)
+        log.info("staging %s version %d from %s", order.model, order.version, order.file_name)
+
+    def _done(self, order: Order, outcome: Outcome) -> None:
+        running = self._running.pop(order.model)
+        running.offered.close()
+        if isinstance(outcome, WeightdError):
+            self._catalog.abort(order.model)
+            self._emit("failed", order.model, order.version, 0, str(outcome))
+            running.asker.answer(outcome)
+            return
+        live = protocol.Live(order.model, order.version, outcome.segment.nbytes)
+        if running.is_dry:
+            self._catalog.abort(order.model)
+            outcome.segment.close()
+        else:
+            self._vault.put(running.version.uid, outcome)
+            self._perform(self._catalog.publish(order.model, running.asker.uid))
+            what = "loaded" if order.base is None else "published"
+            self._emit(what, order.model, order.version, 0, f"{live.nbytes} bytes")
+        running.asker.answer(live)
+

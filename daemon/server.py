@@ -1,0 +1,285 @@
+"""The daemon: puts the planes, the catalog and the memory together, and performs actions.
+
+I/O without rules: what may happen is decided in catalog.py and roles.py. It runs in one thread,
+that of run(); stop() may be called from any.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from typing import assert_never
+
+from weightd._version import __version__
+from weightd.daemon.admin_plane import AdminPlane, OfferedFile
+from weightd.daemon.attach_plane import AttachPlane
+from weightd.daemon.catalog import Catalog
+from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.loop import Loop
+from weightd.daemon.model import Action, Free, Model, Notify, TellRevoked, Version
+from weightd.daemon.processes import ProcessTable
+from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.settings import Settings
+from weightd.daemon.vault import Vault
+from weightd.daemon.visitor import Visitor
+from weightd.errors import BadRequestError, NotAllowedError, UnknownModelError, WeightdError
+from weightd.ipc import protocol
+from weightd.ipc.peer import Key, identity_kind
+from weightd.ipc.runtime import RuntimeFolder
+
+log = logging.getLogger("weightd.daemon")
+
+
+class Server:
+    """One daemon on one runtime folder, whose InstanceLock the caller holds. Owns everything else."""
+
+    def __init__(self, folder: RuntimeFolder, settings: Settings) -> None:
+        self.is_stopping = False
+        self.incarnation = secrets.token_hex(8)
+        self._folder = folder
+        self._settings = settings
+        self._identity = identity_kind()
+        self._admins = frozenset({0, os.geteuid()})
+        self._started_s = time.time()
+        self._since: dict[int, float] = {}  # lease -> when it began, unix seconds
+        self._loop = Loop()
+        self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
+        self._vault = Vault()
+        self._processes = ProcessTable(self._loop, self._process_ended)
+        self._publisher = Publisher(
+            self._loop, self._catalog, self._vault, settings, self.perform, self._emit
+        )
+        self._open_planes()
+
+    def _open_planes(self) -> None:
+        settings = self._settings
+        self._folder.create(0o711 if settings.attach_public else 0o700)
+        self._attach_plane = AttachPlane(
+            self._loop,
+            self._folder,
+            self,
+            mode=0o666 if settings.attach_public else 0o600,
+            read_in_threads=settings.read_in_threads,
+        )
+        self._admin_plane = AdminPlane(self._loop, self._folder, self._publisher.withdraw)
+        self._control_plane = ControlPlane(
+            self._loop, self._folder, self, self._catalog, self._processes, self._admins
+        )
+        self._control_plane.join(self._admin_plane, self._publisher)
+        log.info(
+            "ready at %s (processes told apart by %s; workers read %s)",
+            self._folder.path,
+            self._identity,
+            "in threads" if self._attach_plane.reads_in_threads else "in the loop",
+        )
+
+    # --- life ----------------------------------------------------------------------------
+
+    def load(self, name: str, offered: OfferedFile) -> None:
+        """Begin to load a model that the daemon's own settings name. A failure is logged."""
+
+        def answered(result: protocol.Live | WeightdError) -> None:
+            if isinstance(result, WeightdError):
+                log.error("model %s was not loaded: %s", name, result)
+
+        asker = Asker(os.geteuid(), None, on_progress=lambda _: None, answer=answered)
+        self._publisher.load(protocol.Load(name, 0), offered, asker)
+
+    def run(self) -> None:
+        """Serve until stop(), then close everything."""
+        try:
+            self._loop.run()
+        finally:
+            self._close()
+
+    def stop(self, reason: str) -> None:
+        """Drain and end: refuse new work, stop stagers, tell the workers. From any thread, and from
+        a signal handler."""
+        self._loop.call_soon(lambda: self._drain(reason))
+
+    def _drain(self, reason: str) -> None:
+        if self.is_stopping:
+            return
+        log.info("stopping: %s", reason)
+        self.is_stopping = True
+        self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
+        self._publisher.cancel_all("the daemon is stopping")
+        self._attach_plane.say_goodbye(reason)
+        self._stop_when_idle()
+
+    def _stop_when_idle(self) -> None:
+        if self._publisher.is_idle:
+            self._loop.stop()
+        else:
+            self._loop.call_later(0.01, self._stop_when_idle)
+
+    def _close(self) -> None:
+        self._attach_plane.close()
+        self._admin_plane.close()
+        self._control_plane.close()
+        self._processes.close()
+        self._vault.close()
+        self._loop.close()
+
+    # --- actions -------------------------------------------------------------------------
+
+    def perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Notify(lease, version):
+                    self._attach_plane.tell(lease, protocol.Notice(version))
+                case TellRevoked(lease, reason):
+                    self._attach_plane.tell(lease, protocol.Revocation(reason))
+                case Free(model, version, uid):
+                    nbytes = self._vault.free(uid)
+                    self._emit("freed", model, version, 0, f"{nbytes} bytes")
+                case _:
+                    assert_never(action)
+        self._processes.keep_only(self._wanted())
+
+    def _wanted(self) -> set[Key]:
+        leases = {lease.key for lease in self._catalog.leases.values()}
+        return self._catalog.whitelisted() | leases
+
+    def _emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
+        log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
+        self._control_plane.emit(protocol.Event(what, model, version, pid, text))
+
+    def _process_ended(self, key: Key) -> None:
+        actions = self._catalog.process_ended(key)
+        self._attach_plane.end_leases_of(key)
+        self.perform(actions)
+
+    # --- workers -------------------------------------------------------------------------
+
+    def serve_worker(
+        self, request: protocol.AttachRequest, visitor: Visitor
+    ) -> tuple[protocol.Message | None, Sequence[int]]:
+        """Answer one request of the attach plane."""
+        match request:
+            case protocol.CurrentPid():
+                self._processes.remember(visitor.peer.process)
+                return protocol.YourPid(visitor.peer.pid), ()
+            case protocol.Attach():
+                return self._attach(request, visitor)
+        if visitor.lease is None:
+            raise BadRequestError(f"{type(request).__name__} before Attach")
+        match request:
+            case protocol.Pull():
+                visitor.has_notice = False
+                return self._grant(visitor.lease, self._catalog.pull(visitor.lease))
+            case protocol.Fetch():
+                raise BadRequestError(f"version {request.version} has no segment {request.index}")
+            case protocol.Switched():
+                self._switched(visitor.lease, request)
+            case protocol.NotSwitched():
+                self._catalog.not_switched(visitor.lease, request.version, request.reason)
+                self._emit("failed", self._name(visitor), request.version, visitor.peer.pid)
+            case protocol.Released():
+                self.perform(self._catalog.released(visitor.lease, request.version))
+            case _:
+                assert_never(request)
+        return None, ()
+
+    def _attach(
+        self, request: protocol.Attach, visitor: Visitor
+    ) -> tuple[protocol.Message, Sequence[int]]:
+        if visitor.lease is not None:
+            raise BadRequestError("this connection has a lease already")
+        if request.protocol != protocol.PROTOCOL_VERSION:
+            raise BadRequestError(
+                f"this worker speaks protocol {request.protocol}, the daemon "
+                f"{protocol.PROTOCOL_VERSION}: install one version of weightd on both sides"
+            )
+        peer = visitor.peer
+        try:
+            lease = self._catalog.attach(
+                request.model, peer.process.key, peer.uid, request.handle
+            )
+        except UnknownModelError as error:
+            if peer.uid in self._admins:
+                raise
+            raise NotAllowedError(f"process {peer.pid} may not attach {request.model!r}") from error
+        visitor.lease = lease.id
+        self._since[lease.id] = time.time()
+        self._emit("attached", request.model, lease.version, peer.pid)
+        return self._grant(lease.id, lease.model.live)
+
+    def _grant(
+        self, lease: int, version: Version
+    ) -> tuple[protocol.Message, Sequence[int]]:
+        filled = self._vault.get(version.uid)
+        name = self._catalog.leases[lease].model.name
+        granted = protocol.Granted(
+            name, version.number, self.incarnation, filled.manifest.segments
+        )
+        return granted, (filled.segment.fileno(),)
+
+    def _switched(self, lease: int, request: protocol.Switched) -> None:
+        self._catalog.switched(lease, request.version, request.pause_us)
+        held = self._catalog.leases[lease]
+        self._emit("switched", held.model.name, request.version, held.pid)
+
+    def _name(self, visitor: Visitor) -> str:
+        assert visitor.lease is not None
+        return self._catalog.leases[visitor.lease].model.name
+
+    def worker_left(self, lease: int) -> None:
+        """Its connection ended."""
+        self._since.pop(lease, None)
+        found = self._catalog.leases.get(lease)
+        if found is None:
+            return
+        actions = self._catalog.detach(lease)
+        self._emit("detached", found.model.name, found.version, found.pid)
+        self.perform(actions)
+
+    # --- status --------------------------------------------------------------------------
+
+    def status(self) -> protocol.DaemonStatus:
+        return protocol.DaemonStatus(
+            pid=os.getpid(),
+            incarnation=self.incarnation,
+            version=__version__,
+            uptime_s=time.time() - self._started_s,
+            runtime_dir=str(self._folder.path),
+            identity=self._identity,
+            held_nbytes=self._vault.nbytes,
+            budget_nbytes=self._settings.memory_budget,
+            models={name: self._model_status(m) for name, m in self._catalog.models.items()},
+            workers=tuple(
+                protocol.WorkerStatus(
+                    pid=lease.pid,
+                    uid=lease.uid,
+                    model=lease.model.name,
+                    version=lease.version,
+                    since_unix_s=self._since[lease.id],
+                    switches=lease.switches,
+                    last_pause_us=lease.last_pause_us,
+                    lag=lease.lag,
+                )
+                for lease in self._catalog.leases.values()
+            ),
+            staging=self._publisher.status(),
+        )
+
+    def _model_status(self, model: Model) -> protocol.ModelStatus:
+        manifest = self._vault.get(model.live.uid).manifest
+        return protocol.ModelStatus(
+            name=model.name,
+            owner_uid=model.owner_uid,
+            live=model.live.number,
+            layout=manifest.layout,
+            engine=manifest.stamp.get("engine", ""),
+            note=manifest.stamp.get("note", ""),
+            source=manifest.source,
+            versions=tuple(self._version_status(v) for v in model.versions.values()),
+            allowed_pids=tuple(model.allowed_pids()),
+        )
+
+    def _version_status(self, version: Version) -> protocol.VersionStatus:
+        nbytes = self._vault.get(version.uid).segment.nbytes
+        return protocol.VersionStatus(
+            version.number, version.state.name, nbytes, len(version.leases)
+        )

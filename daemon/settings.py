@@ -1,0 +1,72 @@
+"""What an operator can set, read from weightd.toml or given on the command line."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from weightd.errors import SettingsError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One daemon's settings.
+
+    models: name -> path of a file to load at start. engine: plain or reference.
+    keep: versions held for rollback, the live one included. memory_budget: bytes that all segments
+    together may take ('8GiB' in a file), None for what the machine gives. attach_public: let
+    workers of other users reach the attach socket (they still must be whitelisted).
+    stage_deadline_s: the longest a load or publish may take. leases_per_uid: for one user.
+    read_in_threads: read each worker's messages in a thread of its own, as is done by itself on
+    kernels before 6.16, where a peer could otherwise stall the reader.
+    """
+
+    models: dict[str, str] = {}
+    engine: str = "plain"
+    keep: _Count = 2
+    memory_budget: int | None = None
+    attach_public: bool = False
+    stage_deadline_s: _Positive = 600.0
+    leases_per_uid: _Count = 4096
+    read_in_threads: bool = False
+    log_level: str = "INFO"
+
+
+def from_file(path: Path) -> Settings:
+    """The settings in a TOML file; SettingsError names the file, the key and what is allowed."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    return from_values(values, str(path))
+
+
+def from_values(values: dict[str, Any], where: str) -> Settings:
+    """Settings from plain values; sizes may be numbers or texts such as '8GiB'."""
+    if "memory_budget" in values:
+        values = {**values, "memory_budget": nbytes(values["memory_budget"])}
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Settings.__struct_fields__)
+        raise SettingsError(f"{where}: {error}; the settings are: {known}") from error
+    if settings.engine not in ("plain", "reference"):
+        raise SettingsError(f"{where}: engine is 'plain' or 'reference', not {settings.engine!r}")
+    return settings
+
+
+def nbytes(size: int | str | None) -> int | None:
+    """A size in bytes: 1024, '512M', '8GiB', '1.5 G' (powers of 1024); None is no limit."""
+    if size is None or isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
+    if match is None:
+        raise SettingsError(f"{size!r} is no size; write it like 512M or 8GiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -1,0 +1,116 @@
+"""One connection on the attach socket, as the daemon sees it."""
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from weightd.daemon.loop import Loop
+from weightd.errors import BrokenPeerError
+from weightd.ipc.peer import Peer
+from weightd.ipc.seqpacket import Connection, Received
+
+
+@dataclass(eq=False)
+class Visitor:
+    """Owns its connection and its peer's pidfd. lease: the catalog's id, None before attach."""
+
+    connection: Connection
+    peer: Peer
+    since_s: float
+    lease: int | None = None
+    has_notice: bool = False
+    has_unread_fd: bool = False
+    is_paused: bool = False
+    pauses: int = 0
+    is_closed: bool = False
+    reader: "ThreadReader | None" = None
+
+    def owes_reading(self) -> bool:
+        """Whether a descriptor that was sent may still lie unread in the peer's queue."""
+        if self.has_unread_fd and self.connection.unread_nbytes() == 0:
+            self.has_unread_fd = False
+            self.pauses = 0
+        return self.has_unread_fd
+
+    @contextlib.contextmanager
+    def closing(self, received: Received) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            received.close()
+
+    def close(self) -> None:
+        self.is_closed = True
+        if self.reader is not None:
+            self.reader.stop()
+        self.connection.close()
+        self.peer.process.close()
+
+
+class ThreadReader:
+    """Receives one visitor's messages in a thread, and hands each to the loop. For kernels where
+    a received descriptor that nobody asked for can stall the receiver for seconds."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        visitor: Visitor,
+        got: Callable[[Visitor, Received], object],
+        ended: Callable[[Visitor], object],
+    ) -> None:
+        self._loop = loop
+        self._visitor = visitor
+        self._got = got
+        self._ended = ended
+        # Own descriptor: the loop closes the visitor's while this thread may still wait on it.
+        self._connection = Connection(visitor.connection.sock.dup(), max_fds=0)
+        self._taken = threading.Semaphore(1)  # one message on its way to the loop at a time
+        self._thread = threading.Thread(target=self._run, name="attach-reader", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wake the thread, which then ends by itself."""
+        with contextlib.suppress(OSError):
+            self._connection.sock.shutdown(socket.SHUT_RD)
+        self._taken.release()
+
+    def _run(self) -> None:
+        with self._connection:
+            while not self._visitor.is_closed:
+                self._wait_for_input()
+                if not self._wait_until_read():
+                    break
+                try:
+                    received = self._connection.receive()
+                except BlockingIOError:
+                    continue
+                except BrokenPeerError:
+                    break
+                self._taken.acquire()
+                self._loop.call_soon(lambda received=received: self._hand_over(received))
+        self._loop.call_soon(lambda: self._ended(self._visitor))
+
+    def _wait_for_input(self) -> None:
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        poller.poll()
+
+    def _wait_until_read(self) -> bool:
+        """Backpressure, as the loop's own reader has it. False when the visitor was closed."""
+        pause = threading.Event()
+        while not self._visitor.is_closed:
+            if self._connection.unread_nbytes() == 0:
+                return True
+            pause.wait(0.01)
+        return False
+
+    def _hand_over(self, received: Received) -> None:
+        self._taken.release()
+        if self._visitor.is_closed:
+            received.close()
+        else:
+            self._got(self._visitor, received)
+

@@ -1,0 +1,1 @@
+"""Moves bytes, file descriptors and identities between processes. Knows no models."""

@@ -1,0 +1,206 @@
+"""The control plane over ZeroMQ: a ROUTER for requests, a PUB for events. The only file that
+imports zmq.
+
+Who sent a request is what the kernel says of the connection (Peer-Address), never what the
+message says. A peer without kernel credentials (ZMTP 1 or 2, a PID namespace out of sight) is
+dropped. libzmq cannot bound a hostile peer's memory, so only owners and admins reach this socket:
+the file mode is the gate.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from weightd.errors import DaemonTimeoutError, ForkedError
+from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
+from weightd.ipc.seqpacket import no_daemon
+
+_HIGH_WATER_MARK = 1000
+_FAREWELL_MS = 200  # how long closing waits for replies to leave
+_PROBE_S = 0.5  # how often a waiting client looks whether the daemon still lives
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """One request as it came in, with the credentials that the kernel gave."""
+
+    route: bytes
+    request_id: bytes
+    pid: int
+    uid: int
+    gid: int
+    raw: bytes
+
+
+class ControlServer:
+    """The daemon's side. Owns both sockets and their names."""
+
+    def __init__(self, control: Path, events: Path) -> None:
+        self._paths = (control, events)
+        self._context = zmq.Context()
+        self._router = self._bind(zmq.ROUTER, control)
+        self._publisher = self._bind(zmq.PUB, events)
+        self.dropped = 0  # messages without credentials, or not of our shape
+
+    def _bind(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+        sock: zmq.Socket[bytes] = self._context.socket(kind)
+        sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_NBYTES)
+        sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
+        sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+        sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
+        before = os.umask(0o177)
+        try:
+            sock.bind(f"ipc://{path}")
+        finally:
+            os.umask(before)
+        return sock
+
+    def fileno(self) -> int:
+        """Readable when has_input() is worth asking. It is edge-triggered: drain, then wait."""
+        fd: int = self._router.getsockopt(zmq.FD)
+        return fd
+
+    def has_input(self) -> bool:
+        return bool(self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+    def receive(self) -> Envelope | None:
+        """The next request; None when there is none. Malformed ones are dropped and counted."""
+        while self.has_input():
+            envelope = _open(self._router.recv_multipart(zmq.NOBLOCK, copy=False))
+            if envelope is not None:
+                return envelope
+            self.dropped += 1
+        return None
+
+    def reply(self, envelope: Envelope, raw: bytes) -> None:
+        """Send a reply. A peer that is gone, or does not read, loses it."""
+        try:
+            self._router.send_multipart([envelope.route, envelope.request_id, raw], zmq.NOBLOCK)
+        except zmq.Again:
+            self.dropped += 1
+
+    def publish(self, topic: str, raw: bytes) -> None:
+        self._publisher.send_multipart([topic.encode(), raw], zmq.NOBLOCK)
+
+    def close(self) -> None:
+        self._router.close()
+        self._publisher.close()
+        self._context.term()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+
+def _open(frames: list[zmq.Frame]) -> Envelope | None:
+    if len(frames) != 3 or len(frames[1]) > 16:
+        return None
+    try:
+        host, uid, gid, pid = str(frames[2].get("Peer-Address")).rsplit(":", 3)
+        numbers = int(pid), int(uid), int(gid)
+    except (zmq.ZMQError, ValueError, KeyError):
+        return None  # ZMTP 1 and 2 have no metadata at all
+    if host != "localhost" or numbers[0] <= 0:
+        return None
+    return Envelope(frames[0].bytes, frames[1].bytes, *numbers, frames[2].bytes)
+
+
+class ControlClient:
+    """A client's side. Safe from several threads: each request has a socket to itself."""
+
+    def __init__(self, control: Path, events: Path) -> None:
+        self._control = control
+        self._events = events
+        self._context = zmq.Context()
+        self._idle: list[zmq.Socket[bytes]] = []
+        self._pid = os.getpid()
+        self._last_id = 0
+
+    def request(self, raw: bytes, *, timeout_s: float) -> Iterator[bytes]:
+        """Send a request and yield its replies until the caller stops asking.
+
+        Raises NoDaemonError when nobody is there, DaemonTimeoutError after `timeout_s` of silence.
+        """
+        self._check_process()
+        self._probe()
+        sock = self._take()
+        try:
+            self._last_id += 1
+            request_id = b"%x" % self._last_id
+            sock.send_multipart([request_id, raw])
+            while True:
+                self._wait(sock, timeout_s)
+                reply_id, reply = sock.recv_multipart()
+                if reply_id == request_id:  # not a late answer to one that was given up
+                    yield reply
+        finally:
+            self._idle.append(sock)
+
+    def events(self, topic: str) -> Iterator[bytes]:
+        """Yield the events whose topic begins so, from now on, until the caller stops asking."""
+        self._check_process()
+        self._probe()
+        with self._socket(zmq.SUB, self._events) as sock:
+            sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
+            while True:
+                yield sock.recv_multipart()[1]
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child must not touch its parent's context
+        while self._idle:
+            self._idle.pop().close()
+        self._context.destroy(linger=0)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError("this Client was made before a fork; make one in the child")
+
+    def _take(self) -> "zmq.Socket[bytes]":
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._socket(zmq.DEALER, self._control)
+
+    def _socket(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+        sock: zmq.Socket[bytes] = self._context.socket(kind)
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.connect(f"ipc://{path}")
+        return sock
+
+    def _wait(self, sock: "zmq.Socket[bytes]", timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not sock.poll(int(1000 * min(_PROBE_S, max(0.0, deadline - time.monotonic())))):
+            self._probe()
+            if time.monotonic() >= deadline:
+                raise DaemonTimeoutError(
+                    f"the daemon at {self._control} has not answered for {timeout_s} s; it may "
+                    "still carry the request out: look with `weightd status`"
+                )
+
+    def _probe(self) -> None:
+        """libzmq retries for ever in silence; a plain connect tells whether anybody listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_PROBE_S)
+            try:
+                probe.connect(os.fspath(self._control))
+            except TimeoutError:
+                return  # a busy daemon is a living one
+            except OSError as error:
+                raise no_daemon(self._control, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,149 @@
+"""A worker's side of the attach plane: the connection that is its lease.
+
+Used by one thread at a time. Every request has one answer; notices may come between the two and
+are kept for the next call of notice(). A forked child closes its copy of the socket at once, so
+that the daemon sees the end of the process that attached, not of its children.
+"""
+
+import os
+import select
+import weakref
+from dataclasses import dataclass
+from typing import TypeVar
+
+from weightd.errors import BrokenPeerError, DaemonTimeoutError, from_wire
+from weightd.ipc import protocol
+from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.segment import Segment
+from weightd.ipc.seqpacket import connect
+
+Notices = protocol.Notice | protocol.Revocation | protocol.Goodbye
+Reply = TypeVar("Reply", bound=protocol.Message)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A version that the daemon let this process map. Whoever has it closes the segments."""
+
+    model: str
+    version: int
+    incarnation: str
+    segments: tuple[Segment, ...]
+
+    def close(self) -> None:
+        for segment in self.segments:
+            segment.close()
+
+
+class Lease:
+    """The right to map the live version of one model, for as long as connection and process live.
+
+    timeout_s: how long each answer of the daemon may take.
+    """
+
+    def __init__(self, folder: RuntimeFolder, *, timeout_s: float) -> None:
+        self._connection = connect(folder.attach, max_fds=1, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
+        self._kept: list[Notices] = []
+        _open_leases.add(self)
+
+    def current_pid(self) -> int:
+        """This process's PID as the kernel reports it to the daemon."""
+        self._send(protocol.CurrentPid())
+        return self._answer(protocol.YourPid)[0].pid
+
+    def attach(self, model: str, handle: int | None) -> Grant:
+        """Begin the lease and get the live version."""
+        self._send(protocol.Attach(model, handle))
+        return self._granted()
+
+    def pull(self) -> Grant:
+        """Get the live version again, after a notice."""
+        self._send(protocol.Pull())
+        return self._granted()
+
+    def switched(self, version: int, pause_us: float) -> None:
+        self._send(protocol.Switched(version, pause_us))
+
+    def not_switched(self, version: int, reason: str) -> None:
+        self._send(protocol.NotSwitched(version, reason[:4000]))
+
+    def released(self, version: int) -> None:
+        self._send(protocol.Released(version))
+
+    def notice(self) -> Notices | None:
+        """The next notice; None when there is none. BrokenPeerError when the daemon is gone."""
+        if self._kept:
+            return self._kept.pop(0)
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        if not poller.poll(0):
+            return None
+        return self._receive(Notices)[0]
+
+    def fileno(self) -> int:
+        """Readable when notice() has something to say."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        _open_leases.discard(self)
+        self._connection.close()
+
+    def _granted(self) -> Grant:
+        granted, fds = self._answer(protocol.Granted)
+        segments: list[Segment] = []
+        try:
+            segments.append(_adopt(fds))
+            for index in range(1, len(granted.segments)):
+                self._send(protocol.Fetch(granted.version, index))
+                segments.append(_adopt(self._answer(protocol.Fetched)[1]))
+        except BaseException:
+            for segment in segments:
+                segment.close()
+            raise
+        return Grant(granted.model, granted.version, granted.incarnation, tuple(segments))
+
+    def _answer(self, kind: type[Reply]) -> tuple[Reply, tuple[int, ...]]:
+        while True:
+            message, fds = self._receive(protocol.AttachReply)
+            if isinstance(message, kind):
+                return message, fds
+            for fd in fds:
+                os.close(fd)
+            if isinstance(message, protocol.Failed):
+                raise from_wire(message.code, message.text)
+            if not isinstance(message, Notices):
+                raise BrokenPeerError(f"the daemon answered with {type(message).__name__}")
+            self._kept.append(message)
+
+    def _receive(self, kind: type[Reply]) -> tuple[Reply, tuple[int, ...]]:
+        try:
+            received = self._connection.receive()
+        except TimeoutError as error:
+            raise DaemonTimeoutError(f"the daemon gave no answer in {self._timeout_s} s") from error
+        return protocol.decode(received.raw, kind), received.fds
+
+    def _send(self, message: protocol.Message) -> None:
+        if not self._connection.send(protocol.encode(message)):
+            raise DaemonTimeoutError(f"the daemon read nothing for {self._timeout_s} s")
+
+
+def _adopt(fds: tuple[int, ...]) -> Segment:
+    if len(fds) != 1:
+        raise BrokenPeerError("the daemon sent no descriptor where one belongs")
+    try:
+        return Segment.adopt(fds[0])
+    except BaseException:
+        os.close(fds[0])
+        raise
+
+
+_open_leases: "weakref.WeakSet[Lease]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for lease in list(_open_leases):
+        lease.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,137 @@
+"""The runtime folder: where a daemon's sockets are, and the lock that makes it the only one.
+
+control.sock   ZeroMQ ROUTER: requests of owners and admins
+events.sock    ZeroMQ PUB: what happens
+admin.sock     SEQPACKET: files as descriptors, from owners and admins
+attach.sock    SEQPACKET: workers
+daemon.lock    held (POSIX record lock) while a daemon lives
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from weightd.errors import AlreadyRunningError, SettingsError
+
+_MAX_SOCKET_PATH = 107  # sun_path, less its NUL
+
+
+@dataclass(frozen=True)
+class RuntimeFolder:
+    """The paths in one runtime folder. Making one touches nothing."""
+
+    path: Path
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control.sock"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.sock"
+
+    @property
+    def admin(self) -> Path:
+        return self.path / "admin.sock"
+
+    @property
+    def attach(self) -> Path:
+        return self.path / "attach.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "daemon.lock"
+
+    @classmethod
+    def find(cls, given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Self:
+        """The folder that is named: given, $WEIGHTD_RUNTIME_DIR, systemd's $RUNTIME_DIRECTORY,
+        $XDG_RUNTIME_DIR/weightd, or /run/weightd for root; SettingsError when none is."""
+        path = _first_named(given, environ)
+        folder = cls(Path(path).absolute())
+        if len(os.fsencode(folder.control)) > _MAX_SOCKET_PATH:
+            raise SettingsError(
+                f"the runtime folder {folder.path} is too long a path for sockets "
+                f"(at most {_MAX_SOCKET_PATH - len('/control.sock')} bytes); choose a shorter one"
+            )
+        return folder
+
+    def create(self, mode: int) -> None:
+        """Make the folder if it is not there; refuse one that others could write to."""
+        try:
+            self.path.mkdir(mode=mode, parents=True, exist_ok=True)
+            found = self.path.lstat()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot make the runtime folder {self.path}: {error.strerror}"
+            ) from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise SettingsError(f"the runtime folder {self.path} is not a folder")
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
+            raise SettingsError(
+                f"the runtime folder {self.path} could be written by others (owner uid "
+                f"{found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): they could put their own "
+                f"sockets there; use one of your own, mode {mode:o}"
+            )
+        if found.st_uid == os.geteuid():
+            self.path.chmod(mode)
+
+
+def _first_named(
+    given: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> str | os.PathLike[str]:
+    if given:
+        return given
+    for name in ("WEIGHTD_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
+        if environ.get(name):
+            return environ[name].split(":")[0]  # systemd lists several with colons
+    if environ.get("XDG_RUNTIME_DIR"):
+        return f"{environ['XDG_RUNTIME_DIR']}/weightd"
+    if os.geteuid() == 0:
+        return "/run/weightd"
+    raise SettingsError(
+        "no runtime folder: neither --runtime-dir, $WEIGHTD_RUNTIME_DIR nor $XDG_RUNTIME_DIR is "
+        "set; try --runtime-dir ~/.weightd"
+    )
+
+
+class InstanceLock:
+    """Held by the one daemon of a runtime folder. A POSIX record lock: a forked child does not
+    have it, and the kernel drops it when the process ends, however it ends."""
+
+    def __init__(self, folder: RuntimeFolder) -> None:
+        self._fd = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise AlreadyRunningError(
+                f"a daemon (pid {holder or 'unknown'}) serves {folder.path} already; stop it, or "
+                "start this one with another --runtime-dir"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()

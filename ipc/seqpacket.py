@@ -1,0 +1,196 @@
+"""SEQPACKET sockets: whole messages, with descriptors beside them. Knows no message's meaning.
+
+Nothing here waits unless a timeout was given: a peer that does not read must not stop anybody. A
+descriptor that comes where none is expected is closed at once and its sender is a broken peer.
+"""
+
+import array
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from weightd.errors import BrokenPeerError, DaemonTimeoutError, LimitError, NoDaemonError
+from weightd.ipc import linux
+from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
+
+_INT_NBYTES = struct.calcsize("i")
+_BACKLOG = 4096
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message. The receiver owns the descriptors; sender_pidfd is None where the kernel
+    does not stamp messages."""
+
+    raw: bytes
+    fds: tuple[int, ...] = ()
+    sender_pidfd: int | None = None
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        if self.sender_pidfd is not None:
+            os.close(self.sender_pidfd)
+
+
+class Connection:
+    """One end of a connected socket. Owns it."""
+
+    def __init__(self, sock: socket.socket, *, max_fds: int) -> None:
+        self.sock = sock
+        self._max_fds = max_fds
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def send(self, raw: bytes, fds: Sequence[int] = ()) -> bool:
+        """Send one message; False when the peer's buffer is full. BrokenPeerError when it is gone,
+        LimitError when too many descriptors of this user are on their way unread."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self.sock.sendmsg([raw], rights, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, TimeoutError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise LimitError(
+                    "too many descriptors are on their way to processes that do not read them; "
+                    "try again"
+                ) from error
+            raise BrokenPeerError(f"the other process is gone: {error.strerror}") from error
+        return True
+
+    def receive(self) -> Received:
+        """The next message. BlockingIOError or TimeoutError when there is none (yet);
+        BrokenPeerError at the end, or when the message or its descriptors break the rules."""
+        space = socket.CMSG_SPACE(self._max_fds * _INT_NBYTES) + socket.CMSG_SPACE(_INT_NBYTES)
+        try:
+            raw, ancillary, flags, _ = self.sock.recvmsg(
+                MAX_MESSAGE_NBYTES, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, TimeoutError):
+            raise
+        except OSError as error:
+            raise BrokenPeerError(f"the other process is gone: {error.strerror}") from error
+        received = _unwrap(raw, ancillary)
+        fault = self._fault_of(received, flags)
+        if fault is not None:
+            received.close()
+            raise BrokenPeerError(fault)
+        return received
+
+    def _fault_of(self, received: Received, flags: int) -> str | None:
+        if flags & socket.MSG_TRUNC:
+            return f"the other process sent a message of more than {MAX_MESSAGE_NBYTES} bytes"
+        if flags & socket.MSG_CTRUNC or len(received.fds) > self._max_fds:
+            return "the other process sent descriptors that nobody asked for"
+        if not received.raw:
+            return "the other process closed the connection"
+        return None
+
+    def unread_nbytes(self) -> int:
+        """How much of what was sent the peer has not read, as the kernel counts it."""
+        buffer = array.array("i", [0])
+        fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, buffer)
+        return buffer[0]
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Listener:
+    """A socket in the file system that accepts connections. Owns it and its name."""
+
+    def __init__(self, path: Path, *, mode: int, max_fds: int) -> None:
+        self._path = path
+        self._max_fds = max_fds
+        path.unlink(missing_ok=True)  # of a daemon that was killed: the instance lock is ours
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.refuses_descriptors = max_fds == 0 and linux.refuse_descriptors(self.sock)
+        self.stamps_senders = linux.stamp_senders(self.sock)
+        before = os.umask(0o177)
+        try:
+            self.sock.bind(os.fspath(path))
+        finally:
+            os.umask(before)
+        path.chmod(mode)
+        self.sock.listen(_BACKLOG)
+        self.sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def accept(self) -> Connection | None:
+        """The next connection, None when nobody waits. OSError when descriptors run out."""
+        try:
+            sock, _ = self.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        if self.refuses_descriptors:
+            linux.refuse_descriptors(sock)
+        linux.stamp_senders(sock)
+        sock.setblocking(False)
+        return Connection(sock, max_fds=self._max_fds)
+
+    def close(self) -> None:
+        if self.sock.fileno() >= 0:
+            self.sock.close()
+            self._path.unlink(missing_ok=True)
+
+
+def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:
+    """Connect to a daemon's socket; every later send and receive waits at most `timeout_s`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(timeout_s)
+    try:
+        sock.connect(os.fspath(path))
+    except TimeoutError as error:
+        sock.close()
+        raise DaemonTimeoutError(f"the daemon at {path} did not accept in {timeout_s} s") from error
+    except OSError as error:
+        sock.close()
+        raise no_daemon(path, error) from error
+    return Connection(sock, max_fds=max_fds)
+
+
+def no_daemon(path: Path, error: OSError) -> NoDaemonError:
+    """The error that says why a socket in the runtime folder cannot be reached, and what to do."""
+    if isinstance(error, PermissionError):
+        return NoDaemonError(
+            f"{path} belongs to another user and lets this one not in; workers of other users need "
+            "a daemon with attach_public = true, control requests need its user or root"
+        )
+    return NoDaemonError(
+        f"no daemon answers at {path} ({error.strerror}); start one with "
+        f"`weightd serve --runtime-dir {path.parent}`"
+    )
+
+
+def _unwrap(raw: bytes, ancillary: list[tuple[int, int, bytes]]) -> Received:
+    fds: list[int] = []
+    sender: int | None = None
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += array.array("i", data[: len(data) - len(data) % _INT_NBYTES])
+        elif level == socket.SOL_SOCKET and kind == linux.SCM_PIDFD:
+            (sender,) = struct.unpack("i", data[:_INT_NBYTES])
+    return Received(raw, tuple(fds), sender)

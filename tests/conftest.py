@@ -1,0 +1,56 @@
+"""Fixtures every test shares."""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import children, open_descriptors, wait_until
+
+KINDS = ("/memfd:", "socket:", "pidfd:", "anon_inode:[pidfd", "anon_inode:[event")
+GRACE_S = 5.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
+        pytest.skip("needs a CUDA device")
+
+
+def held() -> dict[str, str]:
+    """What this process has that outlives a function, and for people what each of them is."""
+    descriptors = {
+        f"descriptor {fd} {target}": ""
+        for fd, target in open_descriptors().items()
+        if target.startswith(KINDS)
+    }
+    processes = {f"child {pid}": command_line(pid) for pid in children()}
+    threads = {f"thread {thread.ident}": thread.name for thread in threading.enumerate()}
+    return descriptors | processes | threads
+
+
+def command_line(pid: int) -> str:
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return "reaped just now"
+    return line.replace(b"\0", b" ").decode(errors="replace").strip() or "a zombie"
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """No test may leave a memfd, a socket, a pidfd, an eventfd, a child or a thread behind."""
+    before = held().keys()
+    yield
+    if held().keys() <= before:
+        return
+    gc.collect()  # a view that waits for the collector keeps its memory
+    try:
+        wait_until(lambda: held().keys() <= before, timeout_s=GRACE_S)
+    except TimeoutError:
+        left = [f"{key} {what}" for key, what in held().items() if key not in before]
+        pytest.fail("\n  ".join([f"still there {GRACE_S:.0f} s after the test:", *left]))

@@ -1,0 +1,53 @@
+"""weightd: load a model's weights once, share them with many processes, replace them live.
+
+    import weightd
+
+    client = weightd.Client()                       # where the daemon is: `weightd serve`
+    client.load("lenet", "lenet5.onnx")
+    handle = client.allow("lenet", [worker_pid])
+
+    with weightd.attach("lenet", handle) as model:  # in the worker
+        scores = model.predict({"x": image})
+
+Importing this package loads no engine and no numpy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from weightd import errors
+from weightd._version import __version__
+from weightd.errors import WeightdError
+
+if TYPE_CHECKING:
+    from weightd.backends.attachment import Attachment, TensorInfo, attach, current_pid
+    from weightd.client import Client
+    from weightd.ipc.protocol import DaemonStatus
+
+__all__ = [
+    "Attachment",
+    "Client",
+    "DaemonStatus",
+    "TensorInfo",
+    "WeightdError",
+    "__version__",
+    "attach",
+    "current_pid",
+    "errors",
+]
+
+_LAZY = {
+    "Attachment": "weightd.backends.attachment",
+    "TensorInfo": "weightd.backends.attachment",
+    "attach": "weightd.backends.attachment",
+    "current_pid": "weightd.backends.attachment",
+    "Client": "weightd.client",
+    "DaemonStatus": "weightd.ipc.protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'weightd' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,236 @@
+"""The control requests of a daemon, as methods."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from weightd.errors import (
+    BadFileError,
+    BadRequestError,
+    BrokenPeerError,
+    WeightdError,
+    from_wire,
+)
+from weightd.ipc import protocol, seqpacket
+from weightd.ipc.channel import ControlClient
+from weightd.ipc.runtime import RuntimeFolder
+
+if TYPE_CHECKING:
+    from weightd.weights.arrays import Array
+
+OnProgress = Callable[[protocol.Progress], object]
+Reply = TypeVar("Reply", bound=protocol.Message)
+
+_MAX_REPLY_NBYTES = 64 * 2**20
+
+
+class Client:
+    """Speaks to one daemon on its control plane: for the user who runs it, for root, and for owners
+    of models. Workers need no Client: weightd.attach() and weightd.current_pid() use another socket.
+
+    runtime_dir: the daemon's folder, None for the default. timeout_s: how long the daemon may be
+    silent; a load that reports progress may take longer. Safe from several threads, not across a
+    fork. Owns its sockets until close(); usable as `with`. Making one speaks to nobody yet.
+
+    Every method raises NoDaemonError, DaemonTimeoutError, RoleError, and what it names itself.
+    """
+
+    def __init__(
+        self, runtime_dir: str | os.PathLike[str] | None = None, *, timeout_s: float = 10.0
+    ) -> None:
+        self._folder = RuntimeFolder.find(runtime_dir, os.environ)
+        self._timeout_s = timeout_s
+        self._channel = ControlClient(self._folder.control, self._folder.events)
+
+    @property
+    def runtime_dir(self) -> Path:
+        return self._folder.path
+
+    def current_pid(self) -> int:
+        """This process's PID as the kernel reports it to the daemon."""
+        return self._ask(protocol.CurrentPid(), protocol.YourPid).pid
+
+    def status(self) -> protocol.DaemonStatus:
+        """What the daemon holds and for whom: .pid, .models (by name), .workers, .staging, …;
+        sizes in bytes, times in seconds."""
+        return self._ask(protocol.Status(), protocol.DaemonStatus)
+
+    def load(
+        self,
+        name: str,
+        file: "str | os.PathLike[str] | Mapping[str, Array]",
+        *,
+        engine: str = "",
+        keep_tensors: bool = False,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Load a model and make it live; returns its version, 1.
+
+        file: a path (ONNX, safetensors, npz; told apart by content), opened here and sent as a
+        descriptor, or tensors by name, copied into sealed memory. engine: 'plain', 'reference', or
+        '' for the daemon's default. keep_tensors: keep the source's tensors readable beside what
+        the optimiser makes of them, for their size in memory. dry_run: do all but publish.
+        on_progress gets protocol.Progress (step, bytes done, bytes in all) in this thread.
+
+        Ctrl-C, or the end of this process, cancels it. Raises ModelExistsError, BadFileError,
+        CompileError, InsufficientMemoryError, StagingError, CancelledError, BusyError, LimitError.
+        """
+        with self._offered(name, file) as ticket:
+            request = protocol.Load(name, ticket, _engine(engine), keep_tensors, dry_run)
+            return self._ask(request, protocol.Live, on_progress).version
+
+    def publish(
+        self,
+        name: str,
+        file: "str | os.PathLike[str] | Mapping[str, Array]",
+        *,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Give a model a full set of new weights; returns the version that is now live (with
+        dry_run: would be). Returns when new attaches get it; workers switch on their own.
+
+        A refusal changes nothing and uses up no number. Parameters and errors as in load(), and
+        UnknownModelError, MismatchError (a tensor is missing, extra, of another dtype or shape).
+        """
+        with self._offered(name, file) as ticket:
+            request = protocol.Publish(name, ticket, dry_run)
+            return self._ask(request, protocol.Live, on_progress).version
+
+    def rollback(self, name: str, version: int | None = None) -> int:
+        """Make a held version live again, None for the one that was live before; returns the
+        version that is now live. Raises UnknownModelError, UnknownVersionError,
+        IllegalTransitionError (it is live already)."""
+        return self._ask(protocol.Rollback(name, version), protocol.Live).version
+
+    def unload(self, name: str) -> None:
+        """Forget a model. Attached workers keep what they map; memory goes when the last one
+        detaches. Raises UnknownModelError, BusyError."""
+        self._ask(protocol.Unload(name), protocol.Done)
+
+    def cancel(self, name: str) -> None:
+        """Stop the load or publish of this model that runs now. Raises UnknownModelError."""
+        self._ask(protocol.Cancel(name), protocol.Done)
+
+    def allow(self, name: str, pids: int | Iterable[int]) -> int:
+        """Let living processes attach a model; returns the handle for just these (a uint64).
+
+        pids: as the daemon sees them (current_pid). An entry is the process, not the number: it
+        ends with it. Raises UnknownModelError, NotAllowedError (no such process).
+        """
+        numbers = (pids,) if isinstance(pids, int) else tuple(pids)
+        return self._ask(protocol.Allow(name, numbers), protocol.Allowed).handle
+
+    def revoke(
+        self, name: str, pids: int | Iterable[int] = (), *, kill: bool = False
+    ) -> protocol.Revoked:
+        """End the right of processes (none named: all) to attach and to get new versions, at once.
+
+        What they have mapped stays readable until they exit; the answer lists them. kill=True ends
+        them by SIGKILL, where the daemon may. Raises UnknownModelError.
+        """
+        numbers = (pids,) if isinstance(pids, int) else tuple(pids)
+        return self._ask(protocol.Revoke(name, numbers, kill), protocol.Revoked)
+
+    def shutdown(self) -> None:
+        """Have the daemon drain and exit. Workers keep predicting on what they have."""
+        self._ask(protocol.Shutdown(), protocol.Done)
+
+    def events(self, name: str = "") -> Iterator[protocol.Event]:
+        """What happens from now on, of models whose name begins so; ends when the caller stops
+        asking. Waits without a limit."""
+        for raw in self._channel.events(name):
+            yield protocol.decode(raw, protocol.Event)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._folder.path}>"
+
+    def _ask(
+        self,
+        request: protocol.ControlRequest,
+        kind: type[Reply],
+        on_progress: OnProgress | None = None,
+    ) -> Reply:
+        raw = protocol.encode(_validated(request))
+        for answer in self._channel.request(raw, timeout_s=self._timeout_s):
+            reply = protocol.decode(answer, protocol.ControlReply, max_nbytes=_MAX_REPLY_NBYTES)
+            if isinstance(reply, protocol.Progress):
+                if on_progress is not None:
+                    on_progress(reply)
+            elif isinstance(reply, protocol.Failed):
+                raise from_wire(reply.code, reply.text)
+            elif isinstance(reply, kind):
+                return reply
+            else:
+                raise BrokenPeerError(f"the daemon answered with {type(reply).__name__}")
+        raise BrokenPeerError("the daemon stopped answering")
+
+    @contextmanager
+    def _offered(
+        self, name: str, file: "str | os.PathLike[str] | Mapping[str, Array]"
+    ) -> Iterator[int]:
+        """A ticket for the file, good while this lasts: leaving it early cancels the request."""
+        with ExitStack() as resources:
+            label, fds = _opened(name, file)
+            for fd in fds:
+                resources.callback(os.close, fd)
+            connection = resources.enter_context(
+                seqpacket.connect(self._folder.admin, max_fds=0, timeout_s=self._timeout_s)
+            )
+            offer = protocol.Offer(label, has_folder=len(fds) == 2)
+            connection.send(protocol.encode(offer), fds)
+            raw = connection.receive().raw
+            reply = protocol.decode(raw, protocol.Offered | protocol.Failed)
+            if isinstance(reply, protocol.Failed):
+                raise from_wire(reply.code, reply.text)
+            yield reply.ticket
+
+
+def _opened(
+    name: str, file: "str | os.PathLike[str] | Mapping[str, Array]"
+) -> tuple[str, list[int]]:
+    """What to call the file, and its descriptor, and its folder's when it has one."""
+    if isinstance(file, Mapping):
+        from weightd.weights.safetensors import write_safetensors
+
+        return "memory", [write_safetensors(file, name=name)]
+    path = Path(file)
+    fds: list[int] = []
+    try:
+        fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        fds.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        raise BadFileError(f"cannot open {path}: {error.strerror}") from error
+    return path.name, fds
+
+
+def _engine(name: str) -> protocol.Engine:
+    return protocol.convert(name, protocol.Engine)
+
+
+def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:
+    """The same check that the daemon makes, before anything is sent."""
+    try:
+        return protocol.decode(protocol.encode(request), protocol.ControlRequest)
+    except (WeightdError, OverflowError, TypeError) as error:
+        raise BadRequestError(str(error)) from error

@@ -1,0 +1,162 @@
+"""What must hold inside a manifest. Each rule broken is a BadManifestError with its own text.
+
+Run once, by Manifest's constructor: whoever has a Manifest can trust every offset in it.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from weightd.errors import BadManifestError
+from weightd.weights.dtypes import MAX_INT, MAX_TENSORS, name_fault, nbytes_of, tensor_fault
+from weightd.weights.entries import Blob, Parameter, Port, TensorEntry
+
+HEADER_NBYTES = 4096
+ALIGNMENT = 64
+DIGEST_NBYTES = 16
+MAX_SEGMENTS = 16
+
+
+class Extent(NamedTuple):
+    """Bytes of a segment that somebody uses. digest is empty for what is not a tensor."""
+
+    segment: int
+    offset: int
+    end: int
+    digest: bytes
+    what: str
+
+
+def check_segments(segments: Sequence[int]) -> None:
+    if not segments:
+        raise BadManifestError("the manifest names no segment")
+    if len(segments) > MAX_SEGMENTS:
+        raise BadManifestError(f"{len(segments)} segments; the limit is {MAX_SEGMENTS}")
+    for index, nbytes in enumerate(segments):
+        if not 0 <= nbytes <= MAX_INT:
+            raise BadManifestError(f"segment {index} has an impossible size: {nbytes} bytes")
+
+
+def check_entries(what: str, entries: Sequence[TensorEntry], segments: Sequence[int]) -> None:
+    check_tensors(what, entries)
+    for entry in entries:
+        _check_entry(f"{what} {entry.name!r}", entry)
+        _check_place(f"{what} {entry.name!r}", entry, segments)
+
+
+def check_tensors(what: str, tensors: Sequence[TensorEntry | Parameter]) -> None:
+    _check_names(what, [tensor.name for tensor in tensors])
+    for tensor in tensors:
+        fault = tensor_fault(tensor.dtype, tensor.shape)
+        if fault:
+            raise BadManifestError(f"{what} {tensor.name!r} {fault}")
+
+
+def check_ports(what: str, ports: Sequence[Port]) -> None:
+    _check_names(what, [port.name for port in ports])
+    for port in ports:
+        fault = tensor_fault(port.dtype, [dim for dim in port.shape if isinstance(dim, int)])
+        if fault:
+            raise BadManifestError(f"{what} {port.name!r} {fault}")
+        check_texts([dim for dim in port.shape if isinstance(dim, str)])
+
+
+def check_texts(texts: Iterable[str]) -> None:
+    """Texts must survive the way to bytes: a lone surrogate does not."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise BadManifestError(f"a text in the manifest is not valid Unicode: {error}") from error
+
+
+def check_constants(constants: Sequence[str], parameters: Sequence[Parameter]) -> None:
+    _check_names("constant", constants)
+    unknown = set(constants) - {parameter.name for parameter in parameters}
+    if unknown:
+        raise BadManifestError(f"constant {min(unknown)!r} is not one of the parameters")
+
+
+def check_blob(what: str, blob: Blob | None, segments: Sequence[int]) -> None:
+    if blob is not None:
+        _check_place(what, blob, segments)
+
+
+def extents_of(what: str, entries: Iterable[TensorEntry]) -> list[Extent]:
+    """The extents of a list of tensors. Two of one list may not share a byte."""
+    extents = [
+        Extent(e.segment, e.offset, e.offset + e.nbytes, e.digest, f"{what} {e.name!r}")
+        for e in entries
+        if e.nbytes
+    ]
+    _check_apart(extents, may_alias=False)
+    return extents
+
+
+def check_apart(extents: Iterable[Extent]) -> None:
+    """Extents may share bytes only when they are the same ones, with the same digest."""
+    _check_apart(extents, may_alias=True)
+
+
+def blob_extents(what: str, blob: Blob | None) -> list[Extent]:
+    if blob is None or not blob.nbytes:
+        return []
+    return [Extent(blob.segment, blob.offset, blob.offset + blob.nbytes, b"", what)]
+
+
+def _check_apart(extents: Iterable[Extent], *, may_alias: bool) -> None:
+    ordered = sorted(extents)
+    for before, after in itertools.pairwise(ordered):
+        if before.segment != after.segment or after.offset >= before.end:
+            continue
+        if may_alias and before.digest and before[:4] == after[:4]:
+            continue
+        raise BadManifestError(
+            f"{before.what} and {after.what} overlap in segment {before.segment}"
+        )
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    if len(names) > MAX_TENSORS:
+        raise BadManifestError(f"{len(names)} entries of kind {what}; the limit is {MAX_TENSORS}")
+    seen: set[str] = set()
+    for name in names:
+        fault = name_fault(name)
+        if fault:
+            raise BadManifestError(f"a {what} {fault}")
+        if name in seen:
+            raise BadManifestError(f"{what} {name!r} occurs twice")
+        seen.add(name)
+
+
+def _check_entry(what: str, entry: TensorEntry) -> None:
+    if entry.nbytes != (nbytes := nbytes_of(entry.dtype, entry.shape)):
+        raise BadManifestError(
+            f"{what} claims {entry.nbytes} bytes; {entry.dtype}{list(entry.shape)} is {nbytes}"
+        )
+    if len(entry.digest) != DIGEST_NBYTES:
+        raise BadManifestError(
+            f"{what} has a digest of {len(entry.digest)} bytes, not {DIGEST_NBYTES}"
+        )
+    if entry.offset % ALIGNMENT:
+        raise BadManifestError(f"{what} is not aligned to {ALIGNMENT}: offset {entry.offset}")
+
+
+def _check_place(what: str, place: TensorEntry | Blob, segments: Sequence[int]) -> None:
+    if not 0 <= place.segment < len(segments):
+        raise BadManifestError(f"{what} is in segment {place.segment} of {len(segments)}")
+    if place.offset < 0 or place.nbytes < 0:
+        raise BadManifestError(
+            f"{what} has a negative place: offset {place.offset}, {place.nbytes} bytes"
+        )
+    if place.offset + place.nbytes > MAX_INT:
+        raise BadManifestError(f"{what} has a place that overflows 64 bits: offset {place.offset}")
+    if place.offset + place.nbytes > segments[place.segment]:
+        raise BadManifestError(
+            f"{what} ends at byte {place.offset + place.nbytes}, past the end of segment "
+            f"{place.segment} ({segments[place.segment]} bytes)"
+        )
+    if place.segment == 0 and place.offset < HEADER_NBYTES:
+        raise BadManifestError(
+            f"{what} overlaps the header: offset {place.offset}, "
+            f"the first {HEADER_NBYTES} bytes are taken"
+        )

@@ -1,0 +1,135 @@
+"""A model or weights file as named tensors: the interface, and open_source() that finds the reader.
+
+The readers are safetensors.py, npz.py and onnx_file.py. Which one is decided by the content, never
+by the file's name. A Source reads; it never maps, unpickles or runs anything.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from weightd.errors import BadFileError, ClosedError, UnknownTensorError, UsageError
+from weightd.weights.dtypes import MAX_TENSORS, name_fault, nbytes_of, tensor_fault
+from weightd.weights.file import InputFile, OnChunk
+
+if TYPE_CHECKING:
+    from weightd.weights.entries import Port
+
+__all__ = ["OnChunk", "Source", "TensorSpec", "open_source"]
+
+
+class TensorSpec(NamedTuple):
+    """What a tensor is, without its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes_of(self.dtype, self.shape)
+
+
+class Source(ABC):
+    """An open file and its tensors, in the order in which the file has them.
+
+    format: "safetensors", "npz" or "onnx". graph: a serialized ModelProto without its weights, or
+    None; inputs and outputs are the graph's. constants: tensors that a later set may leave out.
+    Owns its descriptors and whatever a reader puts on `_resources`, until close().
+    """
+
+    format: str
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._resources = ExitStack()
+        self._resources.enter_context(file)
+        self.tensors: dict[str, TensorSpec] = {}
+        self.graph: bytes | None = None
+        self.inputs: tuple[Port, ...] = ()
+        self.outputs: tuple[Port, ...] = ()
+        self.constants: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{self.format} {self._file.name!r}: {len(self.tensors)} tensors>"
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def read_into(self, name: str, target: memoryview, on_chunk: OnChunk | None = None) -> None:
+        """Fill `target`, which is writable and exactly as long as the tensor, with its bytes.
+
+        on_chunk gets each piece of the target, in order, right after it was filled. BadFileError
+        when the file does not have the bytes that it promised.
+        """
+        if self._file.is_closed:
+            raise ClosedError(f"{self._file.name} was closed; open it again")
+        spec = self.tensors.get(name)
+        if spec is None:
+            raise UnknownTensorError(f"{self._file.name} has no tensor {name!r}")
+        if target.nbytes != spec.nbytes or target.readonly:
+            raise UsageError(
+                f"tensor {name!r} needs a writable target of {spec.nbytes} bytes, "
+                f"not {target.nbytes}{' that are read-only' if target.readonly else ''}"
+            )
+        if spec.nbytes:
+            self._read(spec, target.cast("B"), on_chunk)
+
+    @abstractmethod
+    def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:
+        """Fill `target`, which is not empty."""
+
+
+def checked_specs(file_name: str, specs: Iterable[TensorSpec]) -> dict[str, TensorSpec]:
+    """The specs by name; BadFileError when one breaks a rule or there are too many."""
+    tensors: dict[str, TensorSpec] = {}
+    for spec in specs:
+        if fault := name_fault(spec.name):
+            raise BadFileError(f"{file_name}: a tensor {fault}")
+        if fault := tensor_fault(spec.dtype, spec.shape):
+            raise BadFileError(f"{file_name}: tensor {spec.name!r} {fault}")
+        if spec.name in tensors:
+            raise BadFileError(f"{file_name}: tensor {spec.name!r} occurs twice")
+        if len(tensors) == MAX_TENSORS:
+            raise BadFileError(f"{file_name} holds more than {MAX_TENSORS} tensors")
+        tensors[spec.name] = spec
+    return tensors
+
+
+def open_source(fd: int, *, file_name: str, folder_fd: int | None = None) -> Source:
+    """The reader for the file behind `fd`, which the caller keeps, as it does `folder_fd`.
+
+    folder_fd is the folder for an ONNX model's external data; nothing else is opened. BadFileError
+    says what is supported when the content is nothing that weightd reads.
+    """
+    from weightd.weights.sniff import format_of
+
+    with ExitStack() as on_error:
+        file = on_error.enter_context(InputFile(fd, file_name))
+        source = _reader(format_of(file), file, folder_fd)
+        on_error.pop_all()
+        return source
+
+
+def _reader(format_name: str, file: InputFile, folder_fd: int | None) -> Source:
+    # Each reader brings its own large imports; only the one that is needed is loaded.
+    match format_name:
+        case "safetensors":
+            from weightd.weights.safetensors import SafetensorsSource
+
+            return SafetensorsSource(file)
+        case "npz":
+            from weightd.weights.npz import NpzSource
+
+            return NpzSource(file)
+        case _:
+            from weightd.weights.onnx_file import OnnxSource
+
+            return OnnxSource(file, folder_fd)
