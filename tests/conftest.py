@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import Daemon, Worker, running_daemon, running_worker
 from tests.helpers import children, open_descriptors, wait_until
 
 KINDS = ("/memfd:", "socket:", "pidfd:", "anon_inode:[pidfd", "anon_inode:[event")
@@ -54,3 +55,25 @@ def nothing_leaks() -> Iterator[None]:
     except TimeoutError:
         left = [f"{key} {what}" for key, what in held().items() if key not in before]
         pytest.fail("\n  ".join([f"still there {GRACE_S:.0f} s after the test:", *left]))
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A daemon that serves nothing yet."""
+    with running_daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def lenet(daemon: Daemon) -> Daemon:
+    """A daemon with the real LeNet-5 as model `lenet`, version 1."""
+    daemon.load_lenet()
+    return daemon
+
+
+@pytest.fixture
+def worker(lenet: Daemon) -> Iterator[Worker]:
+    """A worker process of that daemon: allowed, not attached yet."""
+    with running_worker(lenet) as running:
+        lenet.client.allow("lenet", running.ask("current_pid")["pid"])
+        yield running

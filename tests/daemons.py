@@ -1,0 +1,126 @@
+"""A real daemon in a folder of its own, and real workers that attach to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import weightd
+from tests.helpers import kill_and_reap, wait_until
+from weightd.daemon import main
+from weightd.daemon.settings import Settings
+from weightd.ipc.runtime import RuntimeFolder
+
+DATA = Path(weightd.__file__).parent / "data"
+LENET = DATA / "lenet5.onnx"
+EARLY = DATA / "lenet5_early.safetensors"
+FINAL = DATA / "lenet5.safetensors"
+WORKERS = Path(__file__).parent / "workers"
+
+
+class Daemon:
+    """A running daemon: its process, its folder, a client, and what it logged."""
+
+    def __init__(self, settings: Settings, folder: RuntimeFolder, log: Path) -> None:
+        self.folder = folder
+        self.log_path = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(main.command(folder, settings), stderr=file)
+        wait_until(lambda: self.process.poll() is not None or "ready at" in self.log())
+        self.client = weightd.Client(folder.path, timeout_s=20)
+
+    @property
+    def runtime_dir(self) -> Path:
+        return self.folder.path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def load_lenet(self, name: str = "lenet", **options: Any) -> int:
+        return self.client.load(name, LENET, **options)
+
+    def attach_here(self, name: str = "lenet", **options: Any) -> weightd.Attachment:
+        """Attach the test's own process."""
+        self.client.allow(name, os.getpid())
+        return weightd.attach(name, runtime_dir=self.runtime_dir, **options)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; returns its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        self.client.close()
+        kill_and_reap(self.process)
+
+
+@contextmanager
+def running_daemon(**settings: Any) -> Iterator[Daemon]:
+    """A daemon with these settings, gone with its folder at the end."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as path:
+        folder = RuntimeFolder(Path(path) / "run")
+        daemon = Daemon(Settings(**settings), folder, Path(path) / "log")
+        try:
+            yield daemon
+        finally:
+            daemon.close()
+
+
+class Worker:
+    """A process that runs tests/workers/<script> and takes one JSON command a line.
+
+    prefix: a command to start it by (unshare, setpriv). ask() sends a command and returns the
+    answer; an answer {"error": [code, text]} is returned as it is.
+    """
+
+    def __init__(self, runtime_dir: Path, *, script: str = "worker.py", prefix: tuple[str, ...] = ()) -> None:
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, str(WORKERS / script), str(runtime_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(weightd.__file__).parent.parent)},
+        )
+
+    @property
+    def pid(self) -> int:
+        """The PID that the test sees, of `prefix` when there is one."""
+        return self.process.pid
+
+    def send(self, do: str, **arguments: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise EOFError(f"worker {self.pid} ended with status {self.process.wait(10)}")
+        return json.loads(line)
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        self.send(do, **arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        kill_and_reap(self.process)
+
+
+@contextmanager
+def running_worker(daemon: Daemon, **options: Any) -> Iterator[Worker]:
+    worker = Worker(daemon.runtime_dir, **options)
+    try:
+        yield worker
+    finally:
+        worker.close()
