@@ -23,7 +23,6 @@ from weightd.backends.base import Session, named
 from weightd.backends.version import MappedVersion
 from weightd.errors import (
     BadInputError,
-    BrokenPeerError,
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
@@ -31,6 +30,7 @@ from weightd.errors import (
     WeightdError,
 )
 from weightd.ipc import protocol
+from weightd.ipc.bell import Bell
 from weightd.ipc.lease import Grant, Lease
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.weights.arrays import Array, numpy_dtype
@@ -88,7 +88,7 @@ class Attachment:
         self._pid = os.getpid()
         self._lease = lease
         self._threads = threads
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._bell = Bell()
         self._unmapped: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._holds = 0
         self._is_closing = False
@@ -162,15 +162,18 @@ class Attachment:
 
     def close(self) -> None:
         """Detach. Arrays of `.weights` stay valid; their version is released when they go."""
-        if self._is_closing or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
-        self._is_closing = True
-        if self._session is not None:
-            self._session.close()
-        self._session = None
-        self._mapped = None
-        self._ring()
-        if self._holds == 0 or not self._unmapped.empty():
+        with self._changed:
+            if self._is_closing:
+                return
+            self._is_closing = True
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+            self._mapped = None
+        self._bell.ring()
+        if not self._unmapped.empty():  # no array is left: the daemon hears of it before we return
             self._watcher.join(_CLOSE_S)
 
     def __enter__(self) -> Self:
@@ -188,7 +191,9 @@ class Attachment:
         if self._mapped is None:
             return "<Attachment closed>"
         connected = "" if self.is_connected else ", daemon gone"
-        return f"<Attachment {self.model} v{self.version} by {self.engine or 'no engine'}{connected}>"
+        return (
+            f"<Attachment {self.model} v{self.version} by {self.engine or 'no engine'}{connected}>"
+        )
 
     # --- versions ------------------------------------------------------------------------
 
@@ -204,20 +209,16 @@ class Attachment:
         return mapped
 
     def _map(self, grant: Grant) -> MappedVersion:
-        mapped = MappedVersion(grant, self._version_unmapped)
+        unmapped, bell = self._unmapped, self._bell
+
+        def when_unmapped(number: int) -> None:
+            """In whatever thread dropped the last array, perhaps inside the garbage collector."""
+            unmapped.put(number)
+            bell.ring()
+
+        mapped = MappedVersion(grant, when_unmapped)
         self._holds += 1
         return mapped
-
-    def _version_unmapped(self, number: int) -> None:
-        """In whatever thread dropped the last array, perhaps inside the garbage collector."""
-        self._unmapped.put(number)
-        self._ring()
-
-    def _ring(self) -> None:
-        try:
-            os.eventfd_write(self._bell, 1)
-        except OSError:
-            return  # the watcher has ended, or this is a forked child
 
     # --- the watcher thread --------------------------------------------------------------
 
@@ -229,21 +230,17 @@ class Attachment:
             while not (self._is_closing and self._holds == 0):
                 poller.poll()
                 self._turn()
-        except BrokenPeerError as error:
+        except WeightdError as error:
             self._lost(error)
         finally:
             self._lease.close()
-            bell, self._bell = self._bell, -1
-            os.close(bell)
 
     def _turn(self) -> None:
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:
-            pass
+        self._bell.hush()
         while not self._unmapped.empty():
+            number = self._unmapped.get()
             self._holds -= 1
-            self._lease.released(self._unmapped.get())
+            self._lease.released(number)
         if self._is_closing:
             return
         notice = self._lease.notice()
@@ -251,7 +248,7 @@ class Attachment:
             case protocol.Notice():
                 self._follow()
             case protocol.Revocation() | protocol.Goodbye():
-                log.warning("%s v%d: %s", self.model, self.version, notice.reason)
+                log.warning("process %d gets no new versions: %s", self._pid, notice.reason)
                 self.lag = notice.reason
             case None:
                 return
@@ -263,29 +260,32 @@ class Attachment:
         except RefusedError as error:
             self.lag = str(error)
             return
-        if mapped.number == self.version:
-            return  # rolled back before this worker looked
         try:
             pause_us = self._switch(mapped)
+        except ClosedError:
+            return
         except WeightdError as error:
             self.lag = str(error)
             self._lease.not_switched(mapped.number, self.lag)
-            log.warning("stays on version %d: %s", self.version, error)
+            log.warning("predictions stay on their version: %s", error)
             return
         self._lease.switched(mapped.number, pause_us)
 
     def _switch(self, mapped: MappedVersion) -> float:
-        pause_us = self._session.swap(mapped) if self._session is not None else 0.0
+        session = self._session
+        pause_us = session.swap(mapped) if session is not None else 0.0
         with self._changed:
+            if self._is_closing:
+                raise ClosedError("this attachment was closed")
             self._mapped = mapped
             self.lag = ""
             self._changed.notify_all()
         return pause_us
 
-    def _lost(self, error: BrokenPeerError) -> None:
+    def _lost(self, error: WeightdError) -> None:
         self.is_connected = False
         if not self._is_closing:
-            log.warning("%s; predictions go on with version %d", error, self.version)
+            log.warning("%s; predictions go on with the version that is mapped", error)
 
 
 def attach(
@@ -369,6 +369,8 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str | None, ...]) -> bool:
         return False
     symbols: dict[str, int] = {}
     return all(
-        size == want if isinstance(want, int) else want is None or symbols.setdefault(want, size) == size
+        size == want
+        if isinstance(want, int)
+        else want is None or symbols.setdefault(want, size) == size
         for size, want in zip(shape, wanted, strict=True)
     )

@@ -18,6 +18,7 @@ from weightd.backends.version import MappedVersion
 from weightd.errors import EngineMismatchError
 from weightd.weights.arena import Arena
 from weightd.weights.arrays import Array
+from weightd.weights.file import OnChunk
 from weightd.weights.source import Source, TensorSpec
 
 Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
@@ -44,7 +45,7 @@ class RawTensors:
 
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]
-        return memoryview(self.buffer)[offset : offset + self.specs[name].nbytes]
+        return self.buffer.data[offset : offset + self.specs[name].nbytes]
 
 
 class Compiled(ABC):
@@ -60,9 +61,7 @@ class Compiled(ABC):
         self._resources = ExitStack()
 
     @abstractmethod
-    def read_into(
-        self, name: str, target: memoryview, on_chunk: Callable[[memoryview], object]
-    ) -> None:
+    def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
         """Fill `target` with a tensor's bytes; on_chunk gets each piece right after."""
 
     def close(self) -> None:

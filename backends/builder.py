@@ -23,6 +23,7 @@ from weightd.ipc.protocol import Job
 from weightd.ipc.segment import Segment
 from weightd.weights.arena import Arena
 from weightd.weights.entries import Blob, Parameter, TensorEntry
+from weightd.weights.file import OnChunk
 from weightd.weights.fit import check_parameters_fit, check_ports_fit
 from weightd.weights.manifest import Manifest, pack_header, read_manifest
 from weightd.weights.source import Source, TensorSpec, open_source
@@ -31,7 +32,7 @@ _COMPILE_COPIES = 4  # raw, the engine's own, what it saves, the segment
 _PAGE_NBYTES = 4096
 _NO_DIGEST = bytes(16)
 
-ReadInto = Callable[[str, memoryview, Callable[[memoryview], object]], None]
+ReadInto = Callable[[str, memoryview, OnChunk], None]
 
 
 class _Base(NamedTuple):
@@ -82,9 +83,7 @@ def _draft(job: Job, source: Source, base: _Base | None) -> Manifest:
     parameters = tuple(Parameter(s.name, s.dtype, s.shape) for s in source.tensors.values())
     if base is not None:
         live = base.manifest
-        check_parameters_fit(
-            parameters, live.parameters, optional=live.constants, model=live.model
-        )
+        check_parameters_fit(parameters, live.parameters, optional=live.constants, model=live.model)
         if source.graph is not None:
             check_ports_fit("inputs", source.inputs, live.inputs, model=live.model)
             check_ports_fit("outputs", source.outputs, live.outputs, model=live.model)
@@ -155,7 +154,12 @@ class _Writer:
         return [
             _Planned(
                 TensorEntry(
-                    name, spec.dtype, spec.shape, 0, self._arena.place(spec.nbytes), spec.nbytes,
+                    name,
+                    spec.dtype,
+                    spec.shape,
+                    0,
+                    self._arena.place(spec.nbytes),
+                    spec.nbytes,
                     _NO_DIGEST,
                 ),
                 read_into,
@@ -174,7 +178,7 @@ class _Writer:
         return entries
 
     def _stamp(self, compiled: Compiled | None) -> dict[str, str]:
-        stamp = {"engine": self._job.engine if compiled else ""}
+        stamp: dict[str, str] = {"engine": self._job.engine if compiled else ""}
         if compiled is not None:
             stamp |= compiled.stamp
         if self._job.keep_tensors:
@@ -182,9 +186,7 @@ class _Writer:
         return stamp
 
 
-def _unchanged(
-    data: memoryview, entries: list[TensorEntry], raw: RawTensors
-) -> list[TensorEntry]:
+def _unchanged(data: memoryview, entries: list[TensorEntry], raw: RawTensors) -> list[TensorEntry]:
     """The compiled tensors that are source tensors still, byte for byte and under their names."""
     return [
         entry

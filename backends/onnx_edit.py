@@ -17,7 +17,7 @@ def lay_out(graph: bytes, raw: RawTensors) -> bytes:
             place(tensor, external(tensor)["location"], raw.offsets[tensor.name], nbytes_of(tensor))
         elif tensor.name in raw.offsets:
             set_bytes(tensor, bytes(raw.bytes_of(tensor.name)))
-    return model.SerializeToString()
+    return serialized(model)
 
 
 def lent(optimised: bytes, location: str) -> tuple[bytes, dict[str, TensorSpec], dict[str, int]]:
@@ -39,12 +39,12 @@ def lent(optimised: bytes, location: str) -> tuple[bytes, dict[str, TensorSpec],
         specs[tensor.name] = spec
         places[tensor.name] = int(found.get("offset", "0"))
         place(tensor, location, 0, spec.nbytes)
-    return model.SerializeToString(), specs, places
+    return serialized(model), specs, places
 
 
 def weights_as_inputs(graph: bytes) -> onnx.ModelProto:
     """The graph with its external weights turned into inputs."""
-    model = onnx.ModelProto.FromString(graph)
+    model: onnx.ModelProto = onnx.ModelProto.FromString(graph)
     inside = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
     known = {port.name for port in model.graph.input}
     for tensor in model.graph.initializer:
@@ -55,6 +55,11 @@ def weights_as_inputs(graph: bytes) -> onnx.ModelProto:
     del model.graph.initializer[:]
     model.graph.initializer.extend(inside)
     return model
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    raw: bytes = model.SerializeToString()
+    return raw
 
 
 def external(tensor: onnx.TensorProto) -> dict[str, str]:

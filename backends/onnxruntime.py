@@ -18,10 +18,10 @@ stands in for it, and is gone again before the session opens.
 import os
 import platform
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime as ort
@@ -30,9 +30,15 @@ from xxhash import xxh3_64_hexdigest
 
 from weightd.backends.base import Compiled, RawTensors, Report
 from weightd.backends.version import MappedVersion
-from weightd.errors import BadFileError, ClosedError, CompileError, EngineMismatchError, PredictError
+from weightd.errors import (
+    ClosedError,
+    CompileError,
+    EngineMismatchError,
+    PredictError,
+)
 from weightd.ipc.segment import new_memfd
 from weightd.weights.arrays import Array
+from weightd.weights.file import OnChunk
 from weightd.weights.source import TensorSpec
 
 _ERRORS: tuple[type[Exception], ...] = (
@@ -68,9 +74,7 @@ class _Optimised(Compiled):
         self._data_fd = os.dup(data_fd)
         self._resources.callback(os.close, self._data_fd)
 
-    def read_into(
-        self, name: str, target: memoryview, on_chunk: Callable[[memoryview], object]
-    ) -> None:
+    def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
         for start in range(0, len(target), _CHUNK_NBYTES):
             piece = target[start : start + _CHUNK_NBYTES]
             if os.preadv(self._data_fd, [piece], self._places[name] + start) != len(piece):
@@ -92,6 +96,7 @@ class PlainSession:
 
     def __init__(self, version: MappedVersion, threads: int) -> None:
         self._threads = threads
+        self._exchange = threading.Lock()  # of swap and close; a run takes no lock
         self._open: _Open | None = _Open(version, threads)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -107,13 +112,17 @@ class PlainSession:
     def swap(self, version: MappedVersion) -> float:
         opened = _Open(version, self._threads)
         started = time.perf_counter_ns()
-        previous, self._open = self._open, opened
+        with self._exchange:
+            if self._open is None:
+                raise ClosedError("the session was closed")
+            previous, self._open = self._open, opened
         pause_us = (time.perf_counter_ns() - started) / 1000
         del previous  # runs that go on have their own reference
         return pause_us
 
     def close(self) -> None:
-        self._open = None
+        with self._exchange:
+            self._open = None
 
 
 class PlainBackend:
@@ -140,7 +149,7 @@ class PlainBackend:
                 options.add_session_config_entry(key, value)
             if raw.buffer.nbytes:
                 options.add_external_initializers_from_files_in_memory(
-                    [_WEIGHTS], [memoryview(raw.buffer)], [raw.buffer.nbytes]
+                    [_WEIGHTS], [raw.buffer.data], [raw.buffer.nbytes]
                 )
             _create(lay_out(graph, raw), options)
             optimised = os.pread(graph_fd, os.fstat(graph_fd).st_size, 0)

@@ -4,8 +4,9 @@ Nothing is compiled: the version holds the original graph and the original tenso
 evaluator gets as inputs, so it reads the shared pages.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -15,6 +16,7 @@ from weightd.backends.onnx_edit import lay_out, weights_as_inputs
 from weightd.backends.version import MappedVersion
 from weightd.errors import ClosedError, CompileError, PredictError
 from weightd.weights.arrays import Array
+from weightd.weights.file import OnChunk
 
 # What numpy code raises on inputs that it cannot compute with.
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, ImportError)
@@ -33,9 +35,7 @@ class _AsItIs(Compiled):
         super().__init__(lay_out(graph, raw), tensors, {})
         self._raw = raw
 
-    def read_into(
-        self, name: str, target: memoryview, on_chunk: Callable[[memoryview], object]
-    ) -> None:
+    def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
         target[:] = self._raw.bytes_of(name)
         on_chunk(target)
 
@@ -51,6 +51,7 @@ class ReferenceSession:
     """An evaluator and the version that it reads."""
 
     def __init__(self, version: MappedVersion) -> None:
+        self._exchange = threading.Lock()  # of swap and close; a run takes no lock
         self._open: _Open | None = _Open(version)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -66,13 +67,17 @@ class ReferenceSession:
     def swap(self, version: MappedVersion) -> float:
         opened = _Open(version)
         started = time.perf_counter_ns()
-        previous, self._open = self._open, opened
+        with self._exchange:
+            if self._open is None:
+                raise ClosedError("the session was closed")
+            previous, self._open = self._open, opened
         pause_us = (time.perf_counter_ns() - started) / 1000
         del previous  # runs that go on have their own reference
         return pause_us
 
     def close(self) -> None:
-        self._open = None
+        with self._exchange:
+            self._open = None
 
 
 class ReferenceBackend:

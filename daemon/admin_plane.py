@@ -11,8 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from weightd.daemon.loop import Loop
-from weightd.errors import BadRequestError, BrokenPeerError, LimitError, RefusedError, WeightdError
-from weightd.errors import to_wire
+from weightd.errors import (
+    BadRequestError,
+    BrokenPeerError,
+    LimitError,
+    RefusedError,
+    WeightdError,
+    to_wire,
+)
 from weightd.ipc import protocol
 from weightd.ipc.peer import Peer
 from weightd.ipc.runtime import RuntimeFolder

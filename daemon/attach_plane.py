@@ -224,9 +224,7 @@ class AttachPlane:
         if reply is not None:
             self._send(visitor, reply, fds)
 
-    def _send(
-        self, visitor: Visitor, message: protocol.Message, fds: Sequence[int] = ()
-    ) -> None:
+    def _send(self, visitor: Visitor, message: protocol.Message, fds: Sequence[int] = ()) -> None:
         try:
             is_sent = visitor.connection.send(protocol.encode(message), fds)
         except WeightdError as error:
@@ -245,4 +243,3 @@ def _is_from(visitor: Visitor, received: Received) -> bool:
         return sent_by(visitor.peer.process, received.sender_pidfd)
     except OSError:
         return False
-

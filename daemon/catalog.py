@@ -143,7 +143,9 @@ class Catalog:
         model.is_loaded = False
         model.grants.clear()
         model.live.apply(Event.REPLACE)
-        told = [self._revoke_lease(lease, "the model was unloaded") for lease in self._leases_of(model)]
+        told = [
+            self._revoke_lease(lease, "the model was unloaded") for lease in self._leases_of(model)
+        ]
         return [*told, *self._free_unheld(model)]
 
     def _free_unheld(self, model: Model) -> list[Action]:
@@ -181,7 +183,10 @@ class Catalog:
     def whitelisted(self) -> set[Key]:
         """Every process that some model lets in."""
         return {
-            key for model in self.models.values() for grant in model.grants for key in grant.processes
+            key
+            for model in self.models.values()
+            for grant in model.grants
+            for key in grant.processes
         }
 
     def process_ended(self, key: Key) -> list[Action]:

@@ -108,14 +108,15 @@ class ControlPlane:
         if self._house.is_stopping and not isinstance(request, protocol.Status):
             raise BusyError("the daemon is stopping")
 
-    def _handle(
+    def _handle(  # noqa: C901, PLR0911 - one case for each request
         self, request: protocol.ControlRequest, envelope: Envelope
     ) -> protocol.ControlReply | None:
         match request:
             case protocol.CurrentPid():
                 return self._current_pid(envelope)
             case protocol.Load() | protocol.Publish():
-                return self._stage(request, envelope)
+                self._stage(request, envelope)
+                return None  # the answer comes when the stager is done
             case protocol.Unload():
                 self._house.perform(self._catalog.unload(request.model))
             case protocol.Allow():

@@ -48,7 +48,8 @@ class Loop:
     def run(self) -> None:
         """Turn until stop()."""
         while not self._stopping:
-            has_work = any([check() for check in self._before_sleep])
+            work = [check() for check in self._before_sleep]  # all of them, each time
+            has_work = any(work)
             for key, _ in self._selector.select(0 if has_work else self._timeout_s()):
                 if key.fd in self._selector.get_map():  # not removed by one before it
                     key.data()

@@ -90,7 +90,11 @@ class Publisher:
             base = self._vault.get(self._catalog.model(request.model).live.uid)
             stamp = base.manifest.stamp
             order = self._order(
-                request.model, version, offered, stamp["engine"], "keep_tensors" in stamp
+                request.model,
+                version,
+                offered,
+                protocol.convert(stamp["engine"], protocol.Engine),
+                "keep_tensors" in stamp,
             )
             self._start(replace(order, base=base), version, offered, asker, request.dry_run)
             on_error.pop_all()
@@ -127,7 +131,12 @@ class Publisher:
             raise LimitError(f"{_MAX_STAGERS} models are being staged already; try again later")
 
     def _order(
-        self, model: str, version: Version, offered: OfferedFile, engine: str, keep_tensors: bool
+        self,
+        model: str,
+        version: Version,
+        offered: OfferedFile,
+        engine: protocol.Engine,
+        keep_tensors: bool,
     ) -> Order:
         budget = self._settings.memory_budget
         return Order(
@@ -174,4 +183,3 @@ class Publisher:
             what = "loaded" if order.base is None else "published"
             self._emit(what, order.model, order.version, 0, f"{live.nbytes} bytes")
         running.asker.answer(live)
-

@@ -26,7 +26,9 @@ ROLES: dict[type[protocol.Message], Role] = {
 }
 
 
-def check(request: protocol.Message, uid: int, owner_uid: int | None, admins: frozenset[int]) -> None:
+def check(
+    request: protocol.Message, uid: int, owner_uid: int | None, admins: frozenset[int]
+) -> None:
     """Raise RoleError unless this user may make this request. owner_uid: of the model it names,
     None when there is no such model (which the catalog then says)."""
     role = ROLES[type(request)]

@@ -32,7 +32,7 @@ log = logging.getLogger("weightd.daemon")
 
 
 class Server:
-    """One daemon on one runtime folder, whose InstanceLock the caller holds. Owns everything else."""
+    """One daemon on one runtime folder, whose lock the caller holds. Owns everything else."""
 
     def __init__(self, folder: RuntimeFolder, settings: Settings) -> None:
         self.is_stopping = False
@@ -153,7 +153,7 @@ class Server:
 
     # --- workers -------------------------------------------------------------------------
 
-    def serve_worker(
+    def serve_worker(  # noqa: C901 - one case for each request
         self, request: protocol.AttachRequest, visitor: Visitor
     ) -> tuple[protocol.Message | None, Sequence[int]]:
         """Answer one request of the attach plane."""
@@ -194,9 +194,7 @@ class Server:
             )
         peer = visitor.peer
         try:
-            lease = self._catalog.attach(
-                request.model, peer.process.key, peer.uid, request.handle
-            )
+            lease = self._catalog.attach(request.model, peer.process.key, peer.uid, request.handle)
         except UnknownModelError as error:
             if peer.uid in self._admins:
                 raise
@@ -206,14 +204,10 @@ class Server:
         self._emit("attached", request.model, lease.version, peer.pid)
         return self._grant(lease.id, lease.model.live)
 
-    def _grant(
-        self, lease: int, version: Version
-    ) -> tuple[protocol.Message, Sequence[int]]:
+    def _grant(self, lease: int, version: Version) -> tuple[protocol.Message, Sequence[int]]:
         filled = self._vault.get(version.uid)
         name = self._catalog.leases[lease].model.name
-        granted = protocol.Granted(
-            name, version.number, self.incarnation, filled.manifest.segments
-        )
+        granted = protocol.Granted(name, version.number, self.incarnation, filled.manifest.segments)
         return granted, (filled.segment.fileno(),)
 
     def _switched(self, lease: int, request: protocol.Switched) -> None:

@@ -3,12 +3,13 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from weightd.errors import SettingsError
 
+Engine = Literal["plain", "reference"]
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -27,7 +28,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     models: dict[str, str] = {}
-    engine: str = "plain"
+    engine: Engine = "plain"
     keep: _Count = 2
     memory_budget: int | None = None
     attach_public: bool = False
@@ -57,8 +58,6 @@ def from_values(values: dict[str, Any], where: str) -> Settings:
     except msgspec.ValidationError as error:
         known = ", ".join(Settings.__struct_fields__)
         raise SettingsError(f"{where}: {error}; the settings are: {known}") from error
-    if settings.engine not in ("plain", "reference"):
-        raise SettingsError(f"{where}: engine is 'plain' or 'reference', not {settings.engine!r}")
     return settings
 
 

@@ -5,6 +5,7 @@ believes nothing: the memfd must be sealed, its manifest must be valid and be th
 The child's reports come over a packet pipe, through which no descriptor can travel.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -55,7 +56,7 @@ class Order:
     file_name: str
     file_fd: int
     folder_fd: int | None
-    engine: str
+    engine: protocol.Engine
     keep_tensors: bool
     base: Filled | None
     budget_nbytes: int | None
@@ -114,9 +115,10 @@ class Staging:
         )
         os.close(child_reports)
         self._pidfd = os.pidfd_open(self._child.pid)
-        assert self._child.stdin is not None and self._child.stderr is not None
-        with self._child.stdin as stdin:
-            stdin.write(protocol.encode(self._job(base_fd)))
+        assert self._child.stdin is not None
+        assert self._child.stderr is not None
+        with contextlib.suppress(BrokenPipeError), self._child.stdin as stdin:
+            stdin.write(protocol.encode(self._job(base_fd)))  # a child that died shows by its end
         os.set_blocking(self._child.stderr.fileno(), False)
         self._loop.add(self._reports, self._read_reports)
         self._loop.add(self._child.stderr.fileno(), self._read_stderr)
@@ -161,7 +163,9 @@ class Staging:
         try:
             report = protocol.decode(raw, protocol.StagerReport)
         except BadRequestError as error:
-            self.stop(StagingError(f"the stager of {self._order.model!r} reported nonsense: {error}"))
+            self.stop(
+                StagingError(f"the stager of {self._order.model!r} reported nonsense: {error}")
+            )
             return
         if isinstance(report, protocol.Progress):
             self.progress = report

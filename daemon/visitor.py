@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from weightd.daemon.loop import Loop
 from weightd.errors import BrokenPeerError
@@ -90,7 +91,7 @@ class ThreadReader:
                 except BrokenPeerError:
                     break
                 self._taken.acquire()
-                self._loop.call_soon(lambda received=received: self._hand_over(received))
+                self._loop.call_soon(partial(self._hand_over, received))
         self._loop.call_soon(lambda: self._ended(self._visitor))
 
     def _wait_for_input(self) -> None:
@@ -113,4 +114,3 @@ class ThreadReader:
             received.close()
         else:
             self._got(self._visitor, received)
-

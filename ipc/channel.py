@@ -64,11 +64,10 @@ class ControlServer:
 
     def fileno(self) -> int:
         """Readable when has_input() is worth asking. It is edge-triggered: drain, then wait."""
-        fd: int = self._router.getsockopt(zmq.FD)
-        return fd
+        return int(self._router.getsockopt(zmq.FD))
 
     def has_input(self) -> bool:
-        return bool(self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def receive(self) -> Envelope | None:
         """The next request; None when there is none. Malformed ones are dropped and counted."""

@@ -9,13 +9,16 @@ import os
 import select
 import weakref
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from weightd.errors import BrokenPeerError, DaemonTimeoutError, from_wire
 from weightd.ipc import protocol
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.segment import Segment
 from weightd.ipc.seqpacket import connect
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 Notices = protocol.Notice | protocol.Revocation | protocol.Goodbye
 Reply = TypeVar("Reply", bound=protocol.Message)
@@ -116,7 +119,7 @@ class Lease:
                 raise BrokenPeerError(f"the daemon answered with {type(message).__name__}")
             self._kept.append(message)
 
-    def _receive(self, kind: type[Reply]) -> tuple[Reply, tuple[int, ...]]:
+    def _receive(self, kind: "TypeForm[Reply]") -> tuple[Reply, tuple[int, ...]]:
         try:
             received = self._connection.receive()
         except TimeoutError as error:

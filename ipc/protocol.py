@@ -5,12 +5,15 @@ untrusted peer: msgpack with its limits set, then a check of tag, fields and typ
 exactly one of the expected messages raises BadRequestError and goes no further.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgpack
 import msgspec
 
 from weightd.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # a type or a union of types, as a value
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_NBYTES = 64 * 1024  # a SEQPACKET message of 300 KB is EMSGSIZE
@@ -356,7 +359,9 @@ def encode(message: Message) -> bytes:
 M = TypeVar("M")
 
 
-def decode(raw: bytes | memoryview, kind: type[M], *, max_nbytes: int = MAX_MESSAGE_NBYTES) -> M:
+def decode(
+    raw: bytes | memoryview, kind: "TypeForm[M]", *, max_nbytes: int = MAX_MESSAGE_NBYTES
+) -> M:
     """The message in `raw`, which must be one of `kind`; else BadRequestError."""
     return convert(unpack(raw, max_nbytes=max_nbytes), kind)
 
@@ -386,9 +391,11 @@ def unpack(raw: bytes | memoryview, *, max_nbytes: int) -> Any:
         raise BadRequestError(f"not a msgpack message: {error}") from error
 
 
-def convert(value: Any, kind: type[M]) -> M:
+def convert(value: Any, kind: "TypeForm[M]") -> M:
     """`value` as an instance of `kind`, checked field by field; else BadRequestError."""
     try:
-        return msgspec.convert(value, kind, strict=True)
+        plain: Any = kind  # msgspec's own types know classes only
+        converted: M = msgspec.convert(value, plain, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadRequestError(f"not a valid message: {error}") from error
+    return converted

@@ -11,6 +11,7 @@ from weightd.errors import (
     BadFileError,
     BadRequestError,
     BrokenPeerError,
+    DaemonTimeoutError,
     WeightdError,
     from_wire,
 )
@@ -29,7 +30,7 @@ _MAX_REPLY_NBYTES = 64 * 2**20
 
 class Client:
     """Speaks to one daemon on its control plane: for the user who runs it, for root, and for owners
-    of models. Workers need no Client: weightd.attach() and weightd.current_pid() use another socket.
+    of models. Workers need none: weightd.attach() and weightd.current_pid() use another socket.
 
     runtime_dir: the daemon's folder, None for the default. timeout_s: how long the daemon may be
     silent; a load that reports progress may take longer. Safe from several threads, not across a
@@ -196,12 +197,19 @@ class Client:
                 seqpacket.connect(self._folder.admin, max_fds=0, timeout_s=self._timeout_s)
             )
             offer = protocol.Offer(label, has_folder=len(fds) == 2)
-            connection.send(protocol.encode(offer), fds)
-            raw = connection.receive().raw
+            raw = self._exchange(connection, protocol.encode(offer), fds)
             reply = protocol.decode(raw, protocol.Offered | protocol.Failed)
             if isinstance(reply, protocol.Failed):
                 raise from_wire(reply.code, reply.text)
             yield reply.ticket
+
+    def _exchange(self, connection: seqpacket.Connection, raw: bytes, fds: list[int]) -> bytes:
+        try:
+            if connection.send(raw, fds):
+                return connection.receive().raw
+        except TimeoutError:
+            pass
+        raise DaemonTimeoutError(f"the daemon did not take the file in {self._timeout_s} s")
 
 
 def _opened(

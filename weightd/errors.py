@@ -75,7 +75,7 @@ class UnsealedSegmentError(RefusedError):
 
 
 class MismatchError(RefusedError):
-    """New weights do not fit the model: a tensor is missing, extra, or of another dtype or shape."""
+    """New weights do not fit the model: a tensor missing, extra, of another dtype or shape."""
 
 
 class CompileError(RefusedError):
