@@ -15,11 +15,10 @@ import select
 import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
-
-import numpy as np
+from typing import Self
 
 from weightd.backends.base import Session, named
+from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.version import MappedVersion
 from weightd.errors import (
     BadInputError,
@@ -33,20 +32,11 @@ from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
 from weightd.ipc.lease import Grant, Lease
 from weightd.ipc.runtime import RuntimeFolder
-from weightd.weights.arrays import Array, numpy_dtype
-from weightd.weights.entries import Port
+from weightd.weights.arrays import Array
 
 log = logging.getLogger("weightd.worker")
 
 _CLOSE_S = 5.0
-
-
-class TensorInfo(NamedTuple):
-    """An input or output: numpy's (or bfloat16's) dtype name, and a shape in which a dimension is
-    a size, a symbol's name, or None when unknown."""
-
-    dtype: str
-    shape: tuple[int | str | None, ...]
 
 
 class Weights(Mapping[str, Array]):
@@ -129,12 +119,12 @@ class Attachment:
     @property
     def inputs(self) -> dict[str, TensorInfo]:
         """What predict takes, by name."""
-        return _infos(self._version_now().manifest.inputs)
+        return infos_of(self._version_now().manifest.inputs)
 
     @property
     def outputs(self) -> dict[str, TensorInfo]:
         """What predict gives, by name."""
-        return _infos(self._version_now().manifest.outputs)
+        return infos_of(self._version_now().manifest.outputs)
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once, in this process, on one version of the weights.
@@ -148,7 +138,7 @@ class Attachment:
         if session is None:
             mapped.graph()  # says that there is none
             raise ClosedError("this attachment was closed")
-        return session.run(_checked(inputs, mapped.manifest.inputs))
+        return session.run(checked_inputs(inputs, mapped.manifest.inputs))
 
     def wait_for_version(self, number: int, *, timeout_s: float) -> None:
         """Return once predictions run on this version; DaemonTimeoutError says why they do not."""
@@ -329,48 +319,3 @@ def current_pid(
         return lease.current_pid()
     finally:
         lease.close()
-
-
-def _infos(ports: tuple[Port, ...]) -> dict[str, TensorInfo]:
-    return {port.name: TensorInfo(port.dtype, port.shape) for port in ports}
-
-
-def _checked(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> dict[str, Array]:
-    names = {port.name for port in ports}
-    if inputs.keys() != names:
-        raise BadInputError(
-            f"predict wants the inputs {', '.join(sorted(names)) or '(none)'}; it got "
-            f"{', '.join(sorted(map(str, inputs))) or 'none'}"
-        )
-    return {port.name: _checked_input(inputs[port.name], port) for port in ports}
-
-
-def _checked_input(value: Any, port: Port) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise BadInputError(
-            f"input {port.name!r} is a {type(value).__name__}; give a numpy array of {port.dtype}"
-        )
-    if value.dtype != numpy_dtype(port.dtype):
-        raise BadInputError(
-            f"input {port.name!r} is {value.dtype}, the model takes {port.dtype}; "
-            f"convert it with .astype({port.dtype!r})"
-        )
-    if not _fits(value.shape, port.shape):
-        raise BadInputError(
-            f"input {port.name!r} has shape {value.shape}, the model takes "
-            f"({', '.join('?' if d is None else str(d) for d in port.shape)})"
-        )
-    return np.ascontiguousarray(value)
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | str | None, ...]) -> bool:
-    """Whether a shape matches. Equal symbols need equal sizes."""
-    if len(shape) != len(wanted):
-        return False
-    symbols: dict[str, int] = {}
-    return all(
-        size == want
-        if isinstance(want, int)
-        else want is None or symbols.setdefault(want, size) == size
-        for size, want in zip(shape, wanted, strict=True)
-    )

@@ -189,13 +189,26 @@ def _open_session(
     lent = {e.name: _lend(arrays[e.name], e.dtype) for e in version.manifest.compiled}
     for name, value in lent.items():
         options.add_initializer(name, value)
-    with tempfile.TemporaryDirectory(prefix="weightd-") as folder:
-        with (Path(folder) / _WEIGHTS).open("wb") as placeholder:
-            placeholder.truncate(max((a.nbytes for a in arrays.values()), default=0))
+    with _placeholder(max((a.nbytes for a in arrays.values()), default=0)) as folder:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", folder
         )
         return _create(version.graph(), options)
+
+
+@contextmanager
+def _placeholder(nbytes: int) -> Iterator[str]:
+    """A folder with a sparse file that stands in for the weights; it takes no space."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="weightd-") as folder:
+            with (Path(folder) / _WEIGHTS).open("wb") as file:
+                file.truncate(nbytes)
+            yield folder
+    except OSError as error:
+        raise CompileError(
+            f"onnxruntime needs a temporary folder and there is none to write to ({error}); "
+            "set TMPDIR"
+        ) from error
 
 
 def _lend(array: Array, dtype: str) -> ort.OrtValue:

@@ -15,6 +15,7 @@ from weightd.daemon.staging import Order, Outcome, Staging
 from weightd.daemon.vault import Vault
 from weightd.errors import LimitError, UnknownModelError, WeightdError
 from weightd.ipc import protocol
+from weightd.ipc.status import StagingStatus
 
 log = logging.getLogger("weightd.publisher")
 
@@ -119,9 +120,9 @@ class Publisher:
         for running in self._running.values():
             running.staging.cancel(why)
 
-    def status(self) -> tuple[protocol.StagingStatus, ...]:
+    def status(self) -> tuple[StagingStatus, ...]:
         return tuple(
-            protocol.StagingStatus(name, r.staging.pid, p.step, p.done, p.total)
+            StagingStatus(name, r.staging.pid, p.step, p.done, p.total)
             for name, r in self._running.items()
             for p in [r.staging.progress]
         )

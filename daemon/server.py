@@ -27,6 +27,7 @@ from weightd.errors import BadRequestError, NotAllowedError, UnknownModelError, 
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
 
 log = logging.getLogger("weightd.daemon")
 
@@ -243,7 +244,7 @@ class Server:
             budget_nbytes=self._settings.memory_budget,
             models={name: self._model_status(m) for name, m in self._catalog.models.items()},
             workers=tuple(
-                protocol.WorkerStatus(
+                WorkerStatus(
                     pid=lease.pid,
                     uid=lease.uid,
                     model=lease.model.name,
@@ -258,9 +259,9 @@ class Server:
             staging=self._publisher.status(),
         )
 
-    def _model_status(self, model: Model) -> protocol.ModelStatus:
+    def _model_status(self, model: Model) -> ModelStatus:
         manifest = self._vault.get(model.live.uid).manifest
-        return protocol.ModelStatus(
+        return ModelStatus(
             name=model.name,
             owner_uid=model.owner_uid,
             live=model.live.number,
@@ -272,8 +273,6 @@ class Server:
             allowed_pids=tuple(model.allowed_pids()),
         )
 
-    def _version_status(self, version: Version) -> protocol.VersionStatus:
+    def _version_status(self, version: Version) -> VersionStatus:
         nbytes = self._vault.get(version.uid).segment.nbytes
-        return protocol.VersionStatus(
-            version.number, version.state.name, nbytes, len(version.leases)
-        )
+        return VersionStatus(version.number, version.state.name, nbytes, len(version.leases))

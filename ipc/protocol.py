@@ -11,6 +11,7 @@ import msgpack
 import msgspec
 
 from weightd.errors import BadRequestError
+from weightd.ipc.status import ModelStatus, StagingStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm  # a type or a union of types, as a value
@@ -148,52 +149,6 @@ class Revoked(Message, frozen=True):
     still_mapped: tuple[int, ...]
     killed: tuple[int, ...]
     not_killed: tuple[str, ...]
-
-
-class VersionStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One version. nbytes: its memory; leases: how many workers hold it."""
-
-    number: int
-    state: str
-    nbytes: int
-    leases: int
-
-
-class ModelStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model. live: the live version's number; note: why a slower path is taken, or ''."""
-
-    name: str
-    owner_uid: int
-    live: int
-    layout: str
-    engine: str
-    note: str
-    source: str
-    versions: tuple[VersionStatus, ...]
-    allowed_pids: tuple[int, ...]
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One lease. lag: '' when it runs the live version, else why it does not yet."""
-
-    pid: int
-    uid: int
-    model: str
-    version: int
-    since_unix_s: float
-    switches: int
-    last_pause_us: float
-    lag: str
-
-
-class StagingStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One running load or publish."""
-
-    model: str
-    pid: int
-    step: str
-    done: int
-    total: int
 
 
 class DaemonStatus(Message, frozen=True):

@@ -19,7 +19,8 @@ from weightd._version import __version__
 from weightd.errors import WeightdError
 
 if TYPE_CHECKING:
-    from weightd.backends.attachment import Attachment, TensorInfo, attach, current_pid
+    from weightd.backends.attachment import Attachment, attach, current_pid
+    from weightd.backends.ports import TensorInfo
     from weightd.client import Client
     from weightd.ipc.protocol import DaemonStatus
 
@@ -37,7 +38,7 @@ __all__ = [
 
 _LAZY = {
     "Attachment": "weightd.backends.attachment",
-    "TensorInfo": "weightd.backends.attachment",
+    "TensorInfo": "weightd.backends.ports",
     "attach": "weightd.backends.attachment",
     "current_pid": "weightd.backends.attachment",
     "Client": "weightd.client",

@@ -1,0 +1,56 @@
+"""The parts of a daemon's status: plain data, for people, programs and the wire.
+
+Sizes are in bytes, moments in seconds since 1970.
+"""
+
+import msgspec
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the parts."""
+
+
+class VersionStatus(Part, frozen=True):
+    """One version. nbytes: its memory; leases: how many workers hold it."""
+
+    number: int
+    state: str
+    nbytes: int
+    leases: int
+
+
+class ModelStatus(Part, frozen=True):
+    """One model. live: the live version's number; note: why a slower path is taken, or ''."""
+
+    name: str
+    owner_uid: int
+    live: int
+    layout: str
+    engine: str
+    note: str
+    source: str
+    versions: tuple[VersionStatus, ...]
+    allowed_pids: tuple[int, ...]
+
+
+class WorkerStatus(Part, frozen=True):
+    """One lease. lag: '' when it runs the live version, else why it does not yet."""
+
+    pid: int
+    uid: int
+    model: str
+    version: int
+    since_unix_s: float
+    switches: int
+    last_pause_us: float
+    lag: str
+
+
+class StagingStatus(Part, frozen=True):
+    """One running load or publish."""
+
+    model: str
+    pid: int
+    step: str
+    done: int
+    total: int
