@@ -5,15 +5,14 @@ believes nothing: the memfd must be sealed, its manifest must be valid and be th
 The child's reports come over a packet pipe, through which no descriptor can travel.
 """
 
-import contextlib
 import logging
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from weightd.daemon.child import Child
 from weightd.daemon.loop import Loop
 from weightd.errors import (
     BadRequestError,
@@ -29,9 +28,7 @@ from weightd.weights.manifest import Manifest, read_manifest
 
 log = logging.getLogger("weightd.staging")
 
-_REPORT_NBYTES = 4096  # PIPE_BUF: what a packet pipe keeps in one piece
-_STDERR_NBYTES = 4096
-_NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC")
+STAGER = (sys.executable, "-P", "-m", "weightd.daemon.stager")
 
 
 @dataclass(frozen=True)
@@ -72,17 +69,24 @@ class Staging:
         order: Order,
         when_progress: Callable[[protocol.Progress], object],
         when_done: WhenDone,
+        *,
+        stager: Sequence[str] = STAGER,
     ) -> None:
         self._loop = loop
         self._order = order
         self._when_progress = when_progress
         self._when_done = when_done
-        self._segment_fd = new_memfd(f"weightd:{order.model}.v{order.version}")
         self._report: protocol.Staged | protocol.Failed | None = None
         self._stopped_with: WeightdError | None = None
-        self._stderr = b""
+        self._has_ended = False
         self.progress = protocol.Progress("starting", 0, 0)
-        self._start()
+        self._segment_fd = new_memfd(f"weightd:{order.model}.v{order.version}")
+        try:
+            self._child = self._start(stager)
+        except BaseException:
+            os.close(self._segment_fd)
+            raise
+        loop.call_later(order.deadline_s, self._too_late)
 
     @property
     def pid(self) -> int:
@@ -99,31 +103,18 @@ class Staging:
 
     # --- the child -----------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self, stager: Sequence[str]) -> Child:
         order = self._order
-        self._reports, child_reports = os.pipe2(os.O_CLOEXEC | os.O_DIRECT | os.O_NONBLOCK)
         base_fd = order.base.segment.fileno() if order.base else None
-        fds = [self._segment_fd, child_reports, order.file_fd, order.folder_fd, base_fd]
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "weightd.daemon.stager", str(child_reports)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+        fds = [self._segment_fd, order.file_fd, order.folder_fd, base_fd]
+        return Child(
+            self._loop,
+            stager,
             pass_fds=[fd for fd in fds if fd is not None],
-            env={k: v for k, v in os.environ.items() if k not in _NOT_FOR_CHILDREN},
-            start_new_session=True,  # Ctrl-C in the daemon's terminal is not for it
+            message=lambda: protocol.encode(self._job(base_fd)),
+            when_report=self._got,
+            when_ended=self._ended,
         )
-        os.close(child_reports)
-        self._pidfd = os.pidfd_open(self._child.pid)
-        assert self._child.stdin is not None
-        assert self._child.stderr is not None
-        with contextlib.suppress(BrokenPipeError), self._child.stdin as stdin:
-            stdin.write(protocol.encode(self._job(base_fd)))  # a child that died shows by its end
-        os.set_blocking(self._child.stderr.fileno(), False)
-        self._loop.add(self._reports, self._read_reports)
-        self._loop.add(self._child.stderr.fileno(), self._read_stderr)
-        self._loop.add(self._pidfd, self._ended)
-        self._loop.call_later(order.deadline_s, self._too_late)
 
     def _job(self, base_fd: int | None) -> protocol.Job:
         order = self._order
@@ -142,7 +133,7 @@ class Staging:
         )
 
     def _too_late(self) -> None:
-        if self._pidfd >= 0:
+        if not self._has_ended:
             self.stop(
                 StagingError(
                     f"staging {self._order.model!r} took longer than {self._order.deadline_s:g} s "
@@ -150,16 +141,7 @@ class Staging:
                 )
             )
 
-    def _read_reports(self) -> None:
-        try:
-            raw = os.read(self._reports, _REPORT_NBYTES)
-        except BlockingIOError:
-            return
-        if not raw:
-            self._loop.remove(self._reports)
-            os.close(self._reports)
-            self._reports = -1
-            return
+    def _got(self, raw: bytes) -> None:
         try:
             report = protocol.decode(raw, protocol.StagerReport)
         except BadRequestError as error:
@@ -173,49 +155,16 @@ class Staging:
         else:
             self._report = report
 
-    def _read_stderr(self) -> None:
-        assert self._child.stderr is not None
-        raw = self._child.stderr.read(_STDERR_NBYTES)
-        if raw:
-            self._stderr = (self._stderr + raw)[-_STDERR_NBYTES:]
-        elif raw is not None:
-            self._loop.remove(self._child.stderr.fileno())
-            self._child.stderr.close()
-
     # --- the end -------------------------------------------------------------------------
 
-    def _ended(self) -> None:
-        self._drain()
-        status = self._child.wait()
-        self._loop.remove(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
+    def _ended(self, status: int) -> None:
+        self._has_ended = True
         try:
             outcome: Outcome = self._examine(status)
         except WeightdError as error:
             outcome = error
         os.close(self._segment_fd)
         self._when_done(outcome)
-
-    def _drain(self) -> None:
-        """Read what the child left; a process of its own that still writes is not waited for."""
-        for _ in range(10_000):
-            if self._reports < 0:
-                break
-            before = self.progress, self._report
-            self._read_reports()
-            if before == (self.progress, self._report):
-                break
-        if self._reports >= 0:
-            self._loop.remove(self._reports)
-            os.close(self._reports)
-            self._reports = -1
-        assert self._child.stderr is not None
-        if not self._child.stderr.closed:
-            self._read_stderr()
-        if not self._child.stderr.closed:
-            self._loop.remove(self._child.stderr.fileno())
-            self._child.stderr.close()
 
     def _examine(self, status: int) -> Filled:
         if self._stopped_with is not None:
@@ -252,8 +201,7 @@ class Staging:
 
     def _cause_of_death(self, status: int) -> str:
         who = f"the stager of {self._order.model!r}"
-        last = self._stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        said = f"; it said: {last[0][:300]}" if last else ""
+        said = f"; it said: {self._child.last_words}" if self._child.last_words else ""
         if status == -signal.SIGKILL:
             return f"{who} was killed, most likely for want of memory{said}"
         if status == -signal.SIGXCPU:
