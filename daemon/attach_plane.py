@@ -17,7 +17,14 @@ from typing import Protocol
 
 from weightd.daemon.loop import Loop
 from weightd.daemon.visitor import ThreadReader, Visitor
-from weightd.errors import BadRequestError, BrokenPeerError, RefusedError, WeightdError, to_wire
+from weightd.errors import (
+    BadRequestError,
+    BrokenPeerError,
+    LimitError,
+    RefusedError,
+    WeightdError,
+    to_wire,
+)
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key, Peer, sent_by
 from weightd.ipc.runtime import RuntimeFolder
@@ -227,7 +234,10 @@ class AttachPlane:
     def _send(self, visitor: Visitor, message: protocol.Message, fds: Sequence[int] = ()) -> None:
         try:
             is_sent = visitor.connection.send(protocol.encode(message), fds)
-        except WeightdError as error:
+        except LimitError as error:  # others do not read theirs: this one hears why, and may retry
+            self._send(visitor, protocol.Failed(*to_wire(error)))
+            is_sent = False
+        except BrokenPeerError as error:
             log.info("process %d: %s", visitor.peer.pid, error)
             is_sent = False
         if not is_sent:  # it does not read: its lease ends, nobody waits for it

@@ -33,6 +33,7 @@ class Received:
     raw: bytes
     fds: tuple[int, ...] = ()
     sender_pidfd: int | None = None
+    sender_is_gone: bool = False
 
     def close(self) -> None:
         for fd in self.fds:
@@ -92,6 +93,8 @@ class Connection:
             return f"the other process sent a message of more than {MAX_MESSAGE_NBYTES} bytes"
         if flags & socket.MSG_CTRUNC or len(received.fds) > self._max_fds:
             return "the other process sent descriptors that nobody asked for"
+        if received.sender_is_gone:
+            return "the process that sent this is gone"
         if not received.raw:
             return "the other process closed the connection"
         return None
@@ -193,4 +196,6 @@ def _unwrap(raw: bytes, ancillary: list[tuple[int, int, bytes]]) -> Received:
             fds += array.array("i", data[: len(data) - len(data) % _INT_NBYTES])
         elif level == socket.SOL_SOCKET and kind == linux.SCM_PIDFD:
             (sender,) = struct.unpack("i", data[:_INT_NBYTES])
+    if sender is not None and sender < 0:  # an error number: the kernel had no process to name
+        return Received(raw, tuple(fds), None, sender_is_gone=True)
     return Received(raw, tuple(fds), sender)
