@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import assert_never
 
 from weightd._version import __version__
@@ -202,7 +203,9 @@ class Server:
             raise NotAllowedError(f"process {peer.pid} may not attach {request.model!r}") from error
         visitor.lease = lease.id
         self._since[lease.id] = time.time()
-        self._emit("attached", request.model, lease.version, peer.pid)
+        # Told after the answer: the worker waits for this one.
+        told = partial(self._emit, "attached", request.model, lease.version, peer.pid)
+        self._loop.call_soon(told)
         return self._grant(lease.id, lease.model.live)
 
     def _grant(self, lease: int, version: Version) -> tuple[protocol.Message, Sequence[int]]:

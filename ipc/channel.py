@@ -126,7 +126,6 @@ class ControlClient:
         Raises NoDaemonError when nobody is there, DaemonTimeoutError after `timeout_s` of silence.
         """
         self._check_process()
-        self._probe()
         sock = self._take()
         try:
             self._last_id += 1
@@ -164,6 +163,7 @@ class ControlClient:
         try:
             return self._idle.pop()
         except IndexError:
+            self._probe()
             return self._socket(zmq.DEALER, self._control)
 
     def _socket(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
