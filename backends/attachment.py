@@ -13,6 +13,7 @@ import os
 import queue
 import select
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
@@ -80,7 +81,7 @@ class Attachment:
         self._threads = threads
         self._bell = Bell()
         self._unmapped: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._holds = 0
+        self._mappings: Counter[int] = Counter()  # of each version; a rollback can bring a second
         self._is_closing = False
         self._changed = threading.Condition()
         self.is_connected = True
@@ -207,7 +208,7 @@ class Attachment:
             bell.ring()
 
         mapped = MappedVersion(grant, when_unmapped)
-        self._holds += 1
+        self._mappings[mapped.number] += 1
         return mapped
 
     # --- the watcher thread --------------------------------------------------------------
@@ -217,7 +218,7 @@ class Attachment:
         poller.register(self._bell, select.POLLIN)
         poller.register(self._lease, select.POLLIN)
         try:
-            while not (self._is_closing and self._holds == 0):
+            while not (self._is_closing and not self._mappings):
                 poller.poll()
                 self._turn()
         except WeightdError as error:
@@ -229,8 +230,10 @@ class Attachment:
         self._bell.hush()
         while not self._unmapped.empty():
             number = self._unmapped.get()
-            self._holds -= 1
-            self._lease.released(number)
+            self._mappings[number] -= 1
+            if not self._mappings[number]:
+                del self._mappings[number]
+                self._lease.released(number)
         if self._is_closing:
             return
         notice = self._lease.notice()

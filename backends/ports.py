@@ -11,16 +11,16 @@ from weightd.weights.entries import Port
 
 
 class TensorInfo(NamedTuple):
-    """An input or output: numpy's (or bfloat16's) dtype name, and a shape in which a dimension is
-    a size, a symbol's name, or None when unknown."""
+    """An input or output: numpy's dtype (ml_dtypes' for bfloat16 and float8), and a shape in which
+    a dimension is a size, a symbol's name, or None when unknown."""
 
-    dtype: str
+    dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
 
 
 def infos_of(ports: tuple[Port, ...]) -> dict[str, TensorInfo]:
     """Ports by name."""
-    return {port.name: TensorInfo(port.dtype, port.shape) for port in ports}
+    return {port.name: TensorInfo(numpy_dtype(port.dtype), port.shape) for port in ports}
 
 
 def checked_inputs(inputs: Mapping[str, Any], ports: tuple[Port, ...]) -> dict[str, Array]:

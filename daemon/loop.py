@@ -51,7 +51,7 @@ class Loop:
             work = [check() for check in self._before_sleep]  # all of them, each time
             has_work = any(work)
             for key, _ in self._selector.select(0 if has_work else self._timeout_s()):
-                if key.fd in self._selector.get_map():  # not removed by one before it
+                if self._selector.get_map().get(key.fd) is key:  # not removed by one before it
                     key.data()
             self._run_due()
 

@@ -90,7 +90,6 @@ def _raise_descriptor_limit() -> None:
 
 
 def main(argv: list[str]) -> int:
-    folder = RuntimeFolder(Path(argv[1]))
     settings = msgspec.json.decode(argv[2], type=Settings)
     logging.basicConfig(
         level=settings.log_level,
@@ -99,7 +98,7 @@ def main(argv: list[str]) -> int:
     linux.hide_from_same_user()
     _raise_descriptor_limit()
     try:
-        serve(folder, settings)
+        serve(RuntimeFolder.find(argv[1], {}), settings)
     except WeightdError as error:
         log.error("%s", error)
         return USER_MISTAKE

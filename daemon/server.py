@@ -69,12 +69,6 @@ class Server:
             self._loop, self._folder, self, self._catalog, self._processes, self._admins
         )
         self._control_plane.join(self._admin_plane, self._publisher)
-        log.info(
-            "ready at %s (processes told apart by %s; workers read %s)",
-            self._folder.path,
-            self._identity,
-            "in threads" if self._attach_plane.reads_in_threads else "in the loop",
-        )
 
     # --- life ----------------------------------------------------------------------------
 
@@ -90,6 +84,12 @@ class Server:
 
     def run(self) -> None:
         """Serve until stop(), then close everything."""
+        log.info(
+            "ready at %s (processes told apart by %s; workers read %s)",
+            self._folder.path,
+            self._identity,
+            "in threads" if self._attach_plane.reads_in_threads else "in the loop",
+        )
         try:
             self._loop.run()
         finally:

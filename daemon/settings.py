@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weightd.errors import SettingsError
+from weightd.ipc.protocol import ModelName
 
 Engine = Literal["plain", "reference"]
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
+_Nbytes = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,15 +30,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     kernels before 6.16, where a peer could otherwise stall the reader.
     """
 
-    models: dict[str, str] = {}
+    models: dict[ModelName, str] = {}
     engine: Engine = "plain"
     keep: _Count = 2
-    memory_budget: int | None = None
+    memory_budget: _Nbytes | None = None
     attach_public: bool = False
-    stage_deadline_s: _Positive = 600.0
+    stage_deadline_s: _Seconds = 600.0
     leases_per_uid: _Count = 4096
     read_in_threads: bool = False
-    log_level: str = "INFO"
+    log_level: _Level = "INFO"
 
 
 def from_file(path: Path) -> Settings:
@@ -51,8 +54,9 @@ def from_file(path: Path) -> Settings:
 
 def from_values(values: dict[str, Any], where: str) -> Settings:
     """Settings from plain values; sizes may be numbers or texts such as '8GiB'."""
-    if "memory_budget" in values:
-        values = {**values, "memory_budget": nbytes(values["memory_budget"])}
+    budget = values.get("memory_budget")
+    if isinstance(budget, str):
+        values = {**values, "memory_budget": nbytes(budget, f"{where}: memory_budget: ")}
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
@@ -61,11 +65,11 @@ def from_values(values: dict[str, Any], where: str) -> Settings:
     return settings
 
 
-def nbytes(size: int | str | None) -> int | None:
-    """A size in bytes: 1024, '512M', '8GiB', '1.5 G' (powers of 1024); None is no limit."""
-    if size is None or isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE)
+def nbytes(size: str, of: str = "") -> int:
+    """A size in bytes: '1024', '512M', '8GiB', '1.5 G' (powers of 1024). `of` begins a refusal."""
+    match = re.fullmatch(
+        r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*", size, re.IGNORECASE
+    )
     if match is None:
-        raise SettingsError(f"{size!r} is no size; write it like 512M or 8GiB")
+        raise SettingsError(f"{of}{size!r} is no size; write it like 512M or 8GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -7,6 +7,7 @@ dropped. libzmq cannot bound a hostile peer's memory, so only owners and admins 
 the file mode is the gate.
 """
 
+import math
 import os
 import socket
 import time
@@ -104,7 +105,7 @@ def _open(frames: list[zmq.Frame]) -> Envelope | None:
         numbers = int(pid), int(uid), int(gid)
     except (zmq.ZMQError, ValueError, KeyError):
         return None  # ZMTP 1 and 2 have no metadata at all
-    if host != "localhost" or numbers[0] <= 0:
+    if host != "localhost":
         return None
     return Envelope(frames[0].bytes, frames[1].bytes, *numbers, frames[2].bytes)
 
@@ -140,12 +141,14 @@ class ControlClient:
             self._idle.append(sock)
 
     def events(self, topic: str) -> Iterator[bytes]:
-        """Yield the events whose topic begins so, from now on, until the caller stops asking."""
+        """Yield the events whose topic begins so, from now on, until the caller stops asking.
+        NoDaemonError when the daemon is gone."""
         self._check_process()
         self._probe()
         with self._socket(zmq.SUB, self._events) as sock:
             sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
             while True:
+                self._wait(sock, math.inf)
                 yield sock.recv_multipart()[1]
 
     def close(self) -> None:

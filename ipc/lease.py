@@ -52,17 +52,17 @@ class Lease:
 
     def current_pid(self) -> int:
         """This process's PID as the kernel reports it to the daemon."""
-        self._send(protocol.CurrentPid())
+        self._ask(protocol.CurrentPid())
         return self._answer(protocol.YourPid)[0].pid
 
     def attach(self, model: str, handle: int | None) -> Grant:
         """Begin the lease and get the live version."""
-        self._send(protocol.Attach(model, handle))
+        self._ask(protocol.Attach(model, handle))
         return self._granted()
 
     def pull(self) -> Grant:
         """Get the live version again, after a notice."""
-        self._send(protocol.Pull())
+        self._ask(protocol.Pull())
         return self._granted()
 
     def switched(self, version: int, pause_us: float) -> None:
@@ -98,7 +98,7 @@ class Lease:
         try:
             segments.append(_adopt(fds))
             for index in range(1, len(granted.segments)):
-                self._send(protocol.Fetch(granted.version, index))
+                self._ask(protocol.Fetch(granted.version, index))
                 segments.append(_adopt(self._answer(protocol.Fetched)[1]))
         except BaseException:
             for segment in segments:
@@ -125,6 +125,15 @@ class Lease:
         except TimeoutError as error:
             raise DaemonTimeoutError(f"the daemon gave no answer in {self._timeout_s} s") from error
         return protocol.decode(received.raw, kind), received.fds
+
+    def _ask(self, message: protocol.Message) -> None:
+        """Send a request that has an answer: a daemon that hung up may have said why before."""
+        try:
+            self._send(message)
+        except DaemonTimeoutError:
+            raise
+        except BrokenPeerError:
+            return  # the wait for the answer finds it, or the end
 
     def _send(self, message: protocol.Message) -> None:
         if not self._connection.send(protocol.encode(message)):

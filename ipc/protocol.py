@@ -22,7 +22,7 @@ MAX_PIDS = 4096
 
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 2**64 - 1
 Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}$")]
+ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}\Z")]
 VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Engine = Literal["", "plain", "reference"]  # '': as the daemon is set

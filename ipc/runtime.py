@@ -105,7 +105,10 @@ class InstanceLock:
     have it, and the kernel drops it when the process ends, however it ends."""
 
     def __init__(self, folder: RuntimeFolder) -> None:
-        self._fd = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._fd = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SettingsError(f"cannot open {folder.lock}: {error.strerror}") from error
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -74,9 +74,7 @@ class Connection:
         BrokenPeerError at the end, or when the message or its descriptors break the rules."""
         space = socket.CMSG_SPACE(self._max_fds * _INT_NBYTES) + socket.CMSG_SPACE(_INT_NBYTES)
         try:
-            raw, ancillary, flags, _ = self.sock.recvmsg(
-                MAX_MESSAGE_NBYTES, space, socket.MSG_CMSG_CLOEXEC
-            )
+            raw, ancillary, flags, _ = self._recvmsg(space)
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
@@ -87,6 +85,12 @@ class Connection:
             received.close()
             raise BrokenPeerError(fault)
         return received
+
+    def _recvmsg(self, space: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        try:
+            return self.sock.recvmsg(MAX_MESSAGE_NBYTES, space, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:  # it closed with ours unread; what it said before comes now
+            return self.sock.recvmsg(MAX_MESSAGE_NBYTES, space, socket.MSG_CMSG_CLOEXEC)
 
     def _fault_of(self, received: Received, flags: int) -> str | None:
         if flags & socket.MSG_TRUNC:

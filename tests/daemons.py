@@ -27,11 +27,19 @@ WORKERS = Path(__file__).parent / "workers"
 class Daemon:
     """A running daemon: its process, its folder, a client, and what it logged."""
 
-    def __init__(self, settings: Settings, folder: RuntimeFolder, log: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RuntimeFolder,
+        log: Path,
+        *,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.log_path = log
+        command = [*prefix, *main.command(folder, settings)]
         with log.open("wb") as file:
-            self.process = subprocess.Popen(main.command(folder, settings), stderr=file)
+            self.process = subprocess.Popen(command, stderr=file)
         wait_until(lambda: self.process.poll() is not None or "ready at" in self.log())
         self.client = weightd.Client(folder.path, timeout_s=20)
 
@@ -65,15 +73,17 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(**settings: Any) -> Iterator[Daemon]:
-    """A daemon with these settings, gone with its folder at the end."""
+def running_daemon(*, prefix: tuple[str, ...] = (), **settings: Any) -> Iterator[Daemon]:
+    """A daemon with these settings, gone with its folder at the end. prefix: a command to start
+    it by."""
     with tempfile.TemporaryDirectory(prefix="wd-") as path:
         folder = RuntimeFolder(Path(path) / "run")
-        daemon = Daemon(Settings(**settings), folder, Path(path) / "log")
+        daemon = Daemon(Settings(**settings), folder, Path(path) / "log", prefix=prefix)
         try:
             yield daemon
         finally:
             daemon.close()
+        assert "Traceback" not in daemon.log(), daemon.log()
 
 
 class Worker:

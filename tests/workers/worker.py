@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,13 @@ def wait_for_version(model: str, number: int) -> Any:
     return state(model)
 
 
+def wait_for_the_end() -> None:
+    """Until the test closes the pipe; what it writes is the parent's to read."""
+    poller = select.poll()
+    poller.register(sys.stdin.fileno(), 0)
+    poller.poll()
+
+
 def fork_and_wait(model: str) -> Any:
     """Fork a child that inherits everything and waits; what predict says in it is its answer."""
     read_end, write_end = os.pipe()
@@ -63,7 +71,7 @@ def fork_and_wait(model: str) -> Any:
         except WeightdError as error:
             answer = {"error": to_wire(error)}
         os.write(write_end, json.dumps(answer).encode())
-        sys.stdin.buffer.raw.read()  # until the test closes the pipe
+        wait_for_the_end()
         os._exit(0)
     return {"child": pid, "in_child": json.loads(os.read(read_end, 65536))}
 

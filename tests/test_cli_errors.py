@@ -1,0 +1,102 @@
+"""The command line when something is wrong: one line that says what, status 2, no traceback."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.command_line import CommandLine
+from tests.daemons import EARLY, LENET, Daemon, running_daemon
+from tests.helpers import wait_until
+
+NO_PROCESS = 2**22 + 1  # above pid_max's limit
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Daemon]:
+    with running_daemon() as daemon:
+        daemon.load_lenet()
+        yield daemon
+
+
+@pytest.fixture
+def cli(shared: Daemon) -> CommandLine:
+    return CommandLine(shared.runtime_dir)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("ps",), ("load", "net", LENET)],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_a_daemon_the_line_names_the_command_that_starts_one(
+    arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    line = CommandLine(tmp_path).run(*arguments).complaint()
+    assert f"weightd serve --runtime-dir {tmp_path}" in line
+
+
+def test_programs_get_the_error_as_json_too(tmp_path: Path) -> None:
+    done = CommandLine(tmp_path).run("status", "--json")
+    error = json.loads(done.out)["error"]
+    assert error == {"code": "NoDaemonError", "message": done.complaint()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("load", "net", "/nowhere/net.onnx"), "cannot open /nowhere/net.onnx"),
+        (("load", "lenet", LENET), "loaded already"),
+        (("publish", "lenet", __file__), "test_cli_errors.py"),
+        (("publish", "bret", EARLY), "no model 'bret'"),
+        (("rollback", "lenet", 7), "no version 7"),
+        (("cancel", "lenet"), "nothing is being staged"),
+        (("allow", "lenet", NO_PROCESS), f"no process {NO_PROCESS}"),
+        (("predict", "lenet", "--input", "/nowhere.npy"), "cannot read /nowhere.npy"),
+        (("predict", "lenet", "--input", __file__), "neither .npy nor .npz"),
+    ],
+    ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, tuple) else "",
+)
+def test_a_refusal_is_one_line(cli: CommandLine, arguments: tuple[object, ...], says: str) -> None:
+    assert says in cli.run(*arguments).complaint()
+
+
+def test_predict_refuses_an_input_that_the_model_does_not_take(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "other.npz", image=np.zeros((1, 1, 32, 32), np.float32))
+    np.save(tmp_path / "double.npy", np.zeros((1, 1, 32, 32)))
+    other = cli.run("predict", "lenet", "--input", tmp_path / "other.npz")
+    assert "wants the inputs x; it got image" in other.complaint()
+    double = cli.run("predict", "lenet", "--input", tmp_path / "double.npy")
+    assert "is float64, the model takes float32" in double.complaint()
+
+
+def test_a_pid_that_is_no_number_is_a_usage_error(cli: CommandLine) -> None:
+    done = cli.run("allow", "lenet", "four")
+    assert done.status == 2
+    assert "Invalid value" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_what_a_file_says_cannot_command_the_terminal(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "red\x1b[31m\nfile"
+    line = cli.run("load", "net", file).complaint()
+    assert line == f"cannot open {tmp_path}/red\\x1b[31m file: No such file or directory"
+
+
+def test_ctrl_c_cancels_a_publish(shared: Daemon, tmp_path: Path) -> None:
+    cli = CommandLine(shared.runtime_dir)
+    with cli.started("publish", "lenet", EARLY, log=tmp_path / "err") as process:
+        wait_until(lambda: shared.client.status().staging)
+        stager = shared.client.status().staging[0].pid
+        os.kill(stager, signal.SIGSTOP)  # so that it cannot finish first
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert (tmp_path / "err").read_text() == ""
+    wait_until(lambda: not shared.client.status().staging)
+    assert shared.client.status().models["lenet"].live == 1

@@ -1,0 +1,68 @@
+"""The command line `weightd`: which commands there are. What they do is in the files beside it.
+
+Starting it loads no engine, no numpy and no zmq: each command imports what it needs.
+"""
+
+from typing import Annotated
+
+import typer
+
+from weightd._version import __version__
+from weightd.cli.daemon import demo, events, shutdown, status
+from weightd.cli.doctor import doctor
+from weightd.cli.models import cancel, load, publish, rollback, unload
+from weightd.cli.options import Command
+from weightd.cli.predict import predict
+from weightd.cli.serve import serve
+from weightd.cli.workers import allow, ps, revoke
+
+app = typer.Typer(
+    name="weightd",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a bug of ours shows a plain traceback
+)
+
+PANELS = {
+    "The daemon": (serve, status, events, shutdown),
+    "Models": (load, publish, rollback, cancel, unload),
+    "Workers": (allow, revoke, ps, predict),
+    "This machine": (doctor, demo),
+}
+for _panel, _functions in PANELS.items():
+    for _function in _functions:
+        app.command(cls=Command, rich_help_panel=_panel)(_function)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"weightd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Load a model's weights once, share them with many processes, replace them live.
+
+    \b
+    Examples:
+      weightd serve                              # in one terminal
+      weightd load lenet lenet5.onnx             # in another
+      weightd allow lenet 4711                   # process 4711 may attach it
+      weightd publish lenet new.safetensors      # attached workers switch
+      weightd status
+
+    Exit status: 0 done, 2 refused or used amiss (one line on stderr says why), 130 Ctrl-C.
+    """
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="weightd")
