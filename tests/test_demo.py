@@ -1,0 +1,117 @@
+"""`weightd demo`: what it shows is true, and it leaves nothing behind however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import weightd
+from tests.helpers import kill_and_reap, wait_until
+
+PROGRAM = "from weightd.demo import run; raise SystemExit(run({}))"
+AT_MOST_S = 60.0
+SOON_S = 3.0
+
+
+@contextmanager
+def demo(tmp_path: Path, options: str = "") -> Iterator[subprocess.Popen[str]]:
+    """The demo without its memory part, its temp folder in tmp_path, its output in files there."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(weightd.__file__).parent.parent),
+        "TMPDIR": str(folder(tmp_path)),
+    }
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(f"with_memory=False, {options}")],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        kill_and_reap(process)
+
+
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "tmp"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def said(tmp_path: Path, *, where: str = "out") -> str:
+    return (tmp_path / where).read_text()
+
+
+def processes(tmp_path: Path) -> list[str]:
+    """The command lines of all processes of this demo: its children's TMPDIR is in its folder."""
+    mark = str(folder(tmp_path)).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (path / "cmdline").read_bytes()
+            if line and mark in line + _environ(path):
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _environ(path: Path) -> bytes:
+    try:
+        return (path / "environ").read_bytes()
+    except PermissionError:  # another user's, or the daemon, which has the folder in its arguments
+        return b""
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    return processes(tmp_path) + [path.name for path in folder(tmp_path).iterdir()]
+
+
+def test_it_updates_three_workers_live_and_no_answer_is_failed_or_torn(tmp_path: Path) -> None:
+    with demo(tmp_path, "as_json=True") as process:
+        assert process.wait(AT_MOST_S) == 0, said(tmp_path, where="err")
+    found = json.loads(said(tmp_path))
+    assert found["problems"] == []
+    lenet = found["lenet"]
+    assert lenet["accuracy_before"] == pytest.approx(0.761, abs=0.001)
+    assert lenet["accuracy_after"] == pytest.approx(0.972, abs=0.001)
+    assert lenet["failed"] == lenet["torn"] == 0
+    assert lenet["agrees_with_private_session"]
+    assert [worker["switches"] for worker in lenet["workers"]] == [3, 3, 3]
+    assert all(min(worker["by_version"]) > 360 for worker in lenet["workers"])
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "v1 early weights are live"),
+        (signal.SIGTERM, "Part 1"),
+    ],
+)
+def test_a_signal_ends_it_soon_without_a_trace(
+    tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
+    with demo(tmp_path) as process:
+        wait_until(lambda: moment in said(tmp_path), timeout_s=AT_MOST_S)
+        wait_until(lambda: len(processes(tmp_path)) >= 2)  # itself and its daemon at least
+        process.send_signal(number)
+        assert process.wait(SOON_S) == 128 + number
+    assert said(tmp_path, where="err") == ""
+    assert left_behind(tmp_path) == []
+
+
+def test_its_children_die_with_it(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        wait_until(lambda: len(processes(tmp_path)) >= 2, timeout_s=AT_MOST_S)
+        process.kill()
+        wait_until(lambda: not processes(tmp_path), timeout_s=SOON_S)
