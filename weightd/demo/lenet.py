@@ -90,6 +90,8 @@ class Fleet:
             what=f"all workers on version {version}",
         )
         self._watch(_WATCH_BY_PEOPLE_S if self._stage.screen.is_terminal else _WATCH_S)
+        for row in self.rows:
+            row.accuracy_on[version] = row.accuracy
         found = {row.accuracy for row in self.rows}
         if len(found) != 1:
             raise DemoError(f"the workers differ on version {version}: accuracies {sorted(found)}")

@@ -11,7 +11,8 @@ _TOLERANCE = 0.0005
 
 @dataclass
 class WorkerRow:
-    """One worker of part 1 as it stands. by_version: how many answers were early's, final's."""
+    """One worker of part 1 as it stands. by_version: how many answers were early's, final's;
+    accuracy_on: each version's accuracy, once all workers had settled on it."""
 
     name: str
     pid: int
@@ -26,6 +27,7 @@ class WorkerRow:
     pause_us: float = 0.0
     longest_pause_us: float = 0.0
     is_settled: bool = False
+    accuracy_on: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
