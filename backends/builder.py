@@ -62,7 +62,7 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> in
         graph = source.graph or (base.graph if base else None)
         if graph is None:
             return _Writer(job, report).write(manifest, source, None, None, None)
-        memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}", job.budget_nbytes)
+        memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}")
         raw = RawTensors(source, report)
         compiled = resources.enter_context(named(job.engine).compile(graph, raw, report))
         return _Writer(job, report).write(manifest, source, graph, raw, compiled)

@@ -12,7 +12,7 @@ with optimisation off, since optimisers read the placeholder file; keep pre-pack
 a private copy; keep the arrays alive as long as the session, since it does not.
 
 A lent weight must still exist as external data when the graph is parsed: an empty sparse file
-stands in for it, and is gone again before the session opens.
+stands in for it, and goes as soon as the session is there.
 """
 
 import os

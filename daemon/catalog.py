@@ -234,10 +234,7 @@ class Catalog:
                 "revoked, is for another model, or was made by an earlier daemon; ask for the "
                 "current one, or attach without a handle"
             )
-        return NotAllowedError(
-            f"process {key.pid} may not attach {model.name!r}; let it in with "
-            f"`weightd allow {model.name} {key.pid}` (Client.allow)"
-        )
+        return not_allowed(key.pid, model.name)
 
     def _check_quota(self, model: Model, key: Key, uid: int) -> None:
         of_process = sum(lease.key == key for lease in self._leases_of(model))
@@ -304,3 +301,11 @@ class Catalog:
 
     def _leases_of(self, model: Model) -> list[Lease]:
         return [lease for lease in self.leases.values() if lease.model is model]
+
+
+def not_allowed(pid: int, model: str) -> NotAllowedError:
+    """The same words whether the model exists or not: a stranger learns no names."""
+    return NotAllowedError(
+        f"process {pid} may not attach {model!r}; whoever runs the model lets it in with "
+        f"`weightd allow {model} {pid}` (Client.allow)"
+    )

@@ -13,7 +13,7 @@ from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
 from weightd.daemon.staging import Order, Outcome, Staging
 from weightd.daemon.vault import Vault
-from weightd.errors import LimitError, UnknownModelError, WeightdError
+from weightd.errors import InsufficientMemoryError, LimitError, UnknownModelError, WeightdError
 from weightd.ipc import protocol
 from weightd.ipc.status import StagingStatus
 
@@ -139,7 +139,6 @@ class Publisher:
         engine: protocol.Engine,
         keep_tensors: bool,
     ) -> Order:
-        budget = self._settings.memory_budget
         return Order(
             model=model,
             version=version.number,
@@ -149,9 +148,13 @@ class Publisher:
             engine=engine or self._settings.engine,
             keep_tensors=keep_tensors,
             base=None,
-            budget_nbytes=None if budget is None else max(0, budget - self._vault.nbytes),
+            budget_nbytes=self._budget_left(),
             deadline_s=self._settings.stage_deadline_s,
         )
+
+    def _budget_left(self) -> int | None:
+        budget = self._settings.memory_budget
+        return None if budget is None else max(0, budget - self._vault.nbytes)
 
     def _start(
         self, order: Order, version: Version, offered: OfferedFile, asker: Asker, is_dry: bool
@@ -169,18 +172,39 @@ class Publisher:
     def _done(self, order: Order, outcome: Outcome) -> None:
         running = self._running.pop(order.model)
         running.offered.close()
-        if isinstance(outcome, WeightdError):
+        try:
+            live = self._settle(order, running, outcome)
+        except WeightdError as error:
             self._catalog.abort(order.model)
-            self._emit("failed", order.model, order.version, 0, str(outcome))
-            running.asker.answer(outcome)
-            return
-        live = protocol.Live(order.model, order.version, outcome.segment.nbytes)
-        if running.is_dry:
-            self._catalog.abort(order.model)
-            outcome.segment.close()
+            self._emit("failed", order.model, order.version, 0, str(error))
+            running.asker.answer(error)
         else:
+            running.asker.answer(live)
+
+    def _settle(self, order: Order, running: _Running, outcome: Outcome) -> protocol.Live:
+        """Make what was staged live, unless it failed, was a dry run, or is too much by now."""
+        if isinstance(outcome, WeightdError):
+            raise outcome
+        live = protocol.Live(order.model, order.version, outcome.segment.nbytes)
+        with ExitStack() as unused:
+            unused.callback(outcome.segment.close)
+            self._check_budget(order.model, outcome.segment.nbytes)
+            if running.is_dry:
+                self._catalog.abort(order.model)
+                return live
             self._vault.put(running.version.uid, outcome)
-            self._perform(self._catalog.publish(order.model, running.asker.uid))
-            what = "loaded" if order.base is None else "published"
-            self._emit(what, order.model, order.version, 0, f"{live.nbytes} bytes")
-        running.asker.answer(live)
+            unused.pop_all()
+        self._perform(self._catalog.publish(order.model, running.asker.uid))
+        what = "loaded" if order.base is None else "published"
+        self._emit(what, order.model, order.version, 0, f"{live.nbytes} bytes")
+        return live
+
+    def _check_budget(self, model: str, nbytes: int) -> None:
+        """Others may have been staged at the same time, each within what was left then."""
+        budget = self._settings.memory_budget
+        if budget is not None and self._vault.nbytes + nbytes > budget:
+            raise InsufficientMemoryError(
+                f"{model!r} takes {nbytes} bytes and the memory budget of the daemon leaves "
+                f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
+                "or raise memory_budget"
+            )

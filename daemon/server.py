@@ -15,7 +15,7 @@ from typing import assert_never
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.attach_plane import AttachPlane
-from weightd.daemon.catalog import Catalog
+from weightd.daemon.catalog import Catalog, not_allowed
 from weightd.daemon.control_plane import ControlPlane
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Model, Notify, TellRevoked, Version
@@ -24,7 +24,7 @@ from weightd.daemon.publisher import Asker, Publisher
 from weightd.daemon.settings import Settings
 from weightd.daemon.vault import Vault
 from weightd.daemon.visitor import Visitor
-from weightd.errors import BadRequestError, NotAllowedError, UnknownModelError, WeightdError
+from weightd.errors import BadRequestError, UnknownModelError, WeightdError
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
@@ -200,7 +200,7 @@ class Server:
         except UnknownModelError as error:
             if peer.uid in self._admins:
                 raise
-            raise NotAllowedError(f"process {peer.pid} may not attach {request.model!r}") from error
+            raise not_allowed(peer.pid, request.model) from error
         visitor.lease = lease.id
         self._since[lease.id] = time.time()
         # Told after the answer: the worker waits for this one.

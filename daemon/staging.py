@@ -194,7 +194,8 @@ class Staging:
                 f"the stager of {order.model!r} left no sealed segment: {error}"
             ) from error
         try:
-            manifest = read_manifest(segment.data)
+            with segment.data as data:  # released here: a refusal's traceback would keep it
+                manifest = read_manifest(data)
             if (manifest.model, manifest.version) != (order.model, order.version):
                 raise StagingError(
                     f"the stager of {order.model!r} version {order.version} made "
