@@ -260,7 +260,8 @@ class Attachment:
         except WeightdError as error:
             self.lag = str(error)
             self._lease.not_switched(mapped.number, self.lag)
-            log.warning("predictions stay on their version: %s", error)
+            # The text alone: a log record that is kept would keep the traceback, and so the memory.
+            log.warning("predictions stay on their version: %s", self.lag)
             return
         self._lease.switched(mapped.number, pause_us)
 

@@ -1,6 +1,8 @@
 """Edits of ONNX graphs: where their weights are said to lie. Used by the stager, and by the
 reference engine, whose evaluator takes weights as inputs."""
 
+from collections.abc import Callable, Iterator
+
 import onnx
 
 from weightd.backends.base import RawTensors
@@ -20,10 +22,19 @@ def lay_out(graph: bytes, raw: RawTensors) -> bytes:
     return serialized(model)
 
 
-def lent(optimised: bytes, location: str) -> tuple[bytes, dict[str, TensorSpec], dict[str, int]]:
+def lent(
+    optimised: bytes, location: str, read: Callable[[int, int], bytes]
+) -> tuple[bytes, dict[str, TensorSpec], dict[str, int]]:
     """What onnxruntime saved: the graph with every external weight at offset 0 of `location`, the
-    weights' specs, and where each lies in onnxruntime's own file."""
+    weights' specs, and where each lies in onnxruntime's own file.
+
+    A session can be lent the weights of the outermost graph only. Those of a branch or loop body go
+    back inside; read(nbytes, offset) gives the bytes of onnxruntime's file."""
     model = onnx.ModelProto.FromString(optimised)
+    for tensor in _weights_inside(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found = external(tensor)
+            set_bytes(tensor, read(int(found["length"]), int(found.get("offset", "0"))))
     specs: dict[str, TensorSpec] = {}
     places: dict[str, int] = {}
     for tensor in model.graph.initializer:
@@ -57,6 +68,15 @@ def weights_as_inputs(graph: bytes) -> onnx.ModelProto:
     return model
 
 
+def _weights_inside(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The initializers of the branches and loop bodies of a graph, at every depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from inner.initializer
+                yield from _weights_inside(inner)
+
+
 def serialized(model: onnx.ModelProto) -> bytes:
     raw: bytes = model.SerializeToString()
     return raw
@@ -77,6 +97,8 @@ def place(tensor: onnx.TensorProto, location: str, offset: int, nbytes: int) -> 
 def set_bytes(tensor: onnx.TensorProto, raw: bytes) -> None:
     for field in ("int64_data", "int32_data", "float_data", "double_data", "uint64_data"):
         tensor.ClearField(field)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
     tensor.raw_data = raw
 
 

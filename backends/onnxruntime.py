@@ -157,7 +157,9 @@ class PlainBackend:
                 )
             _create(lay_out(graph, raw), options)
             optimised = os.pread(graph_fd, os.fstat(graph_fd).st_size, 0)
-            lent_graph, tensors, places = lent(optimised, _WEIGHTS)
+            lent_graph, tensors, places = lent(
+                optimised, _WEIGHTS, lambda nbytes, offset: os.pread(data_fd, nbytes, offset)
+            )
             return _Optimised(lent_graph, tensors, places, data_fd)
 
     def open(self, version: MappedVersion, *, threads: int) -> PlainSession:

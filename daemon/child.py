@@ -45,7 +45,7 @@ class Child:
             raise
         finally:
             os.close(child_end)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._pidfd = self._open_pidfd()
         stdin, stderr = self._process.stdin, self._process.stderr
         assert stdin is not None
         assert stderr is not None
@@ -56,6 +56,15 @@ class Child:
         loop.add(self._reports, self._read_reports)
         loop.add(stderr.fileno(), self._read_stderr)
         loop.add(self._pidfd, self._end)
+
+    def _open_pidfd(self) -> int:
+        try:
+            return os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor left
+            with self._process:
+                self._process.kill()
+            os.close(self._reports)
+            raise
 
     @property
     def pid(self) -> int:

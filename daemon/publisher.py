@@ -13,7 +13,13 @@ from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
 from weightd.daemon.staging import Order, Outcome, Staging
 from weightd.daemon.vault import Vault
-from weightd.errors import InsufficientMemoryError, LimitError, UnknownModelError, WeightdError
+from weightd.errors import (
+    InsufficientMemoryError,
+    LimitError,
+    StagingError,
+    UnknownModelError,
+    WeightdError,
+)
 from weightd.ipc import protocol
 from weightd.ipc.status import StagingStatus
 
@@ -163,9 +169,9 @@ class Publisher:
             staging = Staging(
                 self._loop, order, asker.on_progress, lambda outcome: self._done(order, outcome)
             )
-        except BaseException:
+        except (WeightdError, OSError) as error:  # OSError: the daemon has no descriptor left
             self._catalog.abort(order.model)
-            raise
+            raise StagingError(f"staging {order.model!r} could not begin: {error}") from error
         self._running[order.model] = _Running(staging, asker, offered, version, is_dry)
         log.info("staging %s version %d from %s", order.model, order.version, order.file_name)
 

@@ -149,9 +149,8 @@ class Server:
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
     def _process_ended(self, key: Key) -> None:
-        actions = self._catalog.process_ended(key)
         self._attach_plane.end_leases_of(key)
-        self.perform(actions)
+        self.perform(self._catalog.process_ended(key))
 
     # --- workers -------------------------------------------------------------------------
 

@@ -191,8 +191,8 @@ class ControlClient:
             probe.settimeout(_PROBE_S)
             try:
                 probe.connect(os.fspath(self._control))
-            except TimeoutError:
-                return  # a busy daemon is a living one
+            except (TimeoutError, BlockingIOError):
+                return  # a busy daemon, or one whose queue is full, is a living one
             except OSError as error:
                 raise no_daemon(self._control, error) from error
 

@@ -167,15 +167,19 @@ class Listener:
 def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:
     """Connect to a daemon's socket; every later send and receive waits at most `timeout_s`."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(timeout_s)
+    # Not by settimeout: a full queue would then be EAGAIN at once instead of a wait.
+    whole_s = int(timeout_s)
+    limit = struct.pack("@ll", whole_s, int((timeout_s - whole_s) * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     try:
         sock.connect(os.fspath(path))
-    except TimeoutError as error:
+    except BlockingIOError as error:
         sock.close()
         raise DaemonTimeoutError(f"the daemon at {path} did not accept in {timeout_s} s") from error
     except OSError as error:
         sock.close()
         raise no_daemon(path, error) from error
+    sock.settimeout(timeout_s)
     return Connection(sock, max_fds=max_fds)
 
 

@@ -62,6 +62,10 @@ class Daemon:
         self.client.allow(name, os.getpid())
         return weightd.attach(name, runtime_dir=self.runtime_dir, **options)
 
+    def versions(self, name: str = "lenet") -> list[tuple[int, str]]:
+        """Each version that is held, and its state."""
+        return [(v.number, v.state) for v in self.client.status().models[name].versions]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; returns its exit status."""
         self.process.send_signal(number)
@@ -93,7 +97,9 @@ class Worker:
     answer; an answer {"error": [code, text]} is returned as it is.
     """
 
-    def __init__(self, runtime_dir: Path, *, script: str = "worker.py", prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, runtime_dir: Path, *, script: str = "worker.py", prefix: tuple[str, ...] = ()
+    ) -> None:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(WORKERS / script), str(runtime_dir)],
             stdin=subprocess.PIPE,

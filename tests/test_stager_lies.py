@@ -1,0 +1,150 @@
+"""A stager that a hostile file took over: the daemon believes nothing that it left."""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.daemons import LENET
+from tests.helpers import open_descriptors
+from weightd.daemon.loop import Loop
+from weightd.daemon.staging import Filled, Order, Outcome, Staging
+from weightd.errors import BadManifestError, MismatchError, StagingError
+from weightd.ipc.segment import Segment, new_memfd
+from weightd.weights.entries import Parameter
+from weightd.weights.manifest import HEADER_NBYTES, Manifest, pack_header
+
+PAGE = 8192
+HONEST = Manifest(model="m", version=2, layout="tensors", segments=(PAGE,), tensors=())
+LIVE = msgspec.structs.replace(HONEST, version=1, parameters=(Parameter("w", "float32", (2,)),))
+LIAR = """
+import sys
+from weightd.ipc import protocol
+from weightd.ipc.segment import SEALS
+import fcntl, os
+job = protocol.decode(sys.stdin.buffer.read(), protocol.Job)
+def report(message): os.write(int(sys.argv[-1]), protocol.encode(message))
+def fill(raw, seals=SEALS):
+    os.write(job.segment_fd, raw)
+    if seals: fcntl.fcntl(job.segment_fd, fcntl.F_ADD_SEALS, seals)
+"""
+
+
+def page(manifest: Manifest, *, damage: int | None = None) -> bytes:
+    """A segment of one page that holds the manifest."""
+    raw = manifest.encode()
+    content = bytearray(pack_header(HEADER_NBYTES, raw).ljust(HEADER_NBYTES, b"\0") + raw)
+    if damage is not None:
+        content[damage] ^= 1
+    return bytes(content.ljust(PAGE, b"\0"))
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+def live() -> Filled:
+    fd = new_memfd("live")
+    keep = os.dup(fd)
+    segment = Segment.allocate(fd, PAGE)
+    segment.seal()
+    return Filled(Segment.adopt(keep), LIVE)
+
+
+def outcome_of(loop: Loop, program: str, *, base: Filled | None = None) -> Outcome:
+    """What the daemon makes of a stager that runs this program."""
+    outcomes: list[Outcome] = []
+
+    def done(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        loop.stop()
+
+    file_fd = os.open(LENET, os.O_RDONLY)
+    order = Order("m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0)
+    argv = [sys.executable, "-c", LIAR + program]
+    Staging(loop, order, lambda _: None, done, stager=argv)
+    loop.run()
+    os.close(file_fd)
+    assert len(outcomes) == 1
+    return outcomes[0]
+
+
+def test_an_honest_one_is_believed(loop: Loop) -> None:
+    program = f"fill({page(HONEST)!r}); report(protocol.Staged(8192))"
+    outcome = outcome_of(loop, program)
+    assert isinstance(outcome, Filled)
+    assert outcome.manifest == HONEST
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.pwrite(outcome.segment.fileno(), b"x", 0)
+    outcome.segment.close()
+
+
+OTHER_MODEL = msgspec.structs.replace(HONEST, model="n")
+OTHER_NUMBER = msgspec.structs.replace(HONEST, version=3)
+OTHER_SIZE = msgspec.structs.replace(HONEST, segments=(2 * PAGE,))
+STAGED = "report(protocol.Staged(8192))"
+LIES = {
+    "unsealed": (f"fill({page(HONEST)!r}, 0); {STAGED}", StagingError, "not sealed"),
+    "half-sealed": (f"fill({page(HONEST)!r}, 7); {STAGED}", StagingError, "not sealed"),
+    "empty": (f"fill(b''); {STAGED}", StagingError, "empty"),
+    "no manifest": (f"fill(bytes(8192)); {STAGED}", BadManifestError, "magic"),
+    "too short": (f"fill(b'x'); {STAGED}", BadManifestError, "too short"),
+    "damaged": (f"fill({page(HONEST, damage=HEADER_NBYTES)!r}); {STAGED}", BadManifestError, "di"),
+    "other model": (f"fill({page(OTHER_MODEL)!r}); {STAGED}", StagingError, "made 'n' version 2"),
+    "other number": (f"fill({page(OTHER_NUMBER)!r}); {STAGED}", StagingError, "'m' version 3"),
+    "other size": (f"fill({page(OTHER_SIZE)!r}); {STAGED}", BadManifestError, "this one has 8192"),
+    "no report": (f"fill({page(HONEST)!r})", StagingError, "status 0 and no result"),
+    "bad status": (f"fill({page(HONEST)!r}); {STAGED}; sys.exit(7)", StagingError, "status 7"),
+    "nonsense": ("os.write(int(sys.argv[-1]), b'hello')", StagingError, "reported nonsense"),
+    "another's message": ("report(protocol.Done())", StagingError, "reported nonsense"),
+    "unknown error": ("report(protocol.Failed('Own', 'gotcha'))", Exception, "gotcha"),
+    "a traceback": ("1 / 0", StagingError, "it said: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused(loop: Loop, lie: str) -> None:
+    program, error, text = LIES[lie]
+    outcome = outcome_of(loop, program)
+    assert isinstance(outcome, error)
+    assert text in str(outcome)
+
+
+def test_parameters_that_do_not_fit_the_live_version_are_refused(loop: Loop) -> None:
+    base = live()
+    program = f"fill({page(HONEST)!r}); {STAGED}"
+    outcome = outcome_of(loop, program, base=base)
+    base.segment.close()
+    assert isinstance(outcome, MismatchError)
+
+
+def test_a_grandchild_that_keeps_the_pipe_open_holds_nobody_up(loop: Loop) -> None:
+    program = f"fill({page(HONEST)!r}); {STAGED}\nif os.fork() == 0: import time; time.sleep(3)"
+    outcome = outcome_of(loop, program)
+    assert isinstance(outcome, Filled)
+    outcome.segment.close()
+
+
+def test_refused_memory_goes_back_at_once_and_not_with_the_garbage_collector(loop: Loop) -> None:
+    gc.disable()
+    try:
+        outcome = outcome_of(loop, f"fill(bytes(8192)); {STAGED}")
+        assert isinstance(outcome, BadManifestError)
+        assert not [d for d in open_descriptors().values() if "weightd:m.v2" in d]
+    finally:
+        gc.enable()
+
+
+def test_a_stager_that_cannot_be_started_is_refused(loop: Loop, tmp_path: Path) -> None:
+    file_fd = os.open(LENET, os.O_RDONLY)
+    order = Order("m", 1, "lenet5.onnx", file_fd, None, "plain", False, None, None, 20.0)
+    with pytest.raises(StagingError, match="could not be started"):
+        Staging(loop, order, lambda _: None, lambda _: None, stager=[str(tmp_path / "none")])
+    os.close(file_fd)
