@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
 from weightd.backends.base import Session, named
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
@@ -31,7 +31,7 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
-from weightd.ipc.lease import Grant, Lease
+from weightd.ipc.lease import Grant, Lease, Notices
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.weights.arrays import Array
 
@@ -224,6 +224,7 @@ class Attachment:
         except WeightdError as error:
             self._lost(error)
         finally:
+            self.is_connected = False
             self._lease.close()
 
     def _turn(self) -> None:
@@ -234,17 +235,20 @@ class Attachment:
             if not self._mappings[number]:
                 del self._mappings[number]
                 self._lease.released(number)
-        if self._is_closing:
-            return
-        notice = self._lease.notice()
+        # When closing, too: what lies unread would keep poll() awake.
+        while (notice := self._lease.notice()) is not None:
+            if not self._is_closing:
+                self._heed(notice)
+
+    def _heed(self, notice: Notices) -> None:
         match notice:
             case protocol.Notice():
                 self._follow()
             case protocol.Revocation() | protocol.Goodbye():
                 log.warning("process %d gets no new versions: %s", self._pid, notice.reason)
                 self.lag = notice.reason
-            case None:
-                return
+            case _:
+                assert_never(notice)
 
     def _follow(self) -> None:
         """Switch to the live version, or stay on the old one and say why."""
@@ -252,6 +256,7 @@ class Attachment:
             mapped = self._map(self._lease.pull())
         except RefusedError as error:
             self.lag = str(error)
+            log.warning("predictions stay on their version: %s", self.lag)
             return
         try:
             pause_us = self._switch(mapped)
@@ -277,7 +282,6 @@ class Attachment:
         return pause_us
 
     def _lost(self, error: WeightdError) -> None:
-        self.is_connected = False
         if not self._is_closing:
             log.warning("%s; predictions go on with the version that is mapped", error)
 

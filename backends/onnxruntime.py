@@ -18,8 +18,6 @@ stands in for it, and goes as soon as the session is there.
 import os
 import platform
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +31,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from xxhash import xxh3_64_hexdigest
 
 from weightd.backends.base import Compiled, RawTensors, Report
+from weightd.backends.current import Current
 from weightd.backends.version import MappedVersion
 from weightd.errors import (
-    ClosedError,
     CompileError,
     EngineMismatchError,
     PredictError,
@@ -100,13 +98,10 @@ class PlainSession:
 
     def __init__(self, version: MappedVersion, threads: int) -> None:
         self._threads = threads
-        self._exchange = threading.Lock()  # of swap and close; a run takes no lock
-        self._open: _Open | None = _Open(version, threads)
+        self._current = Current(_Open(version, threads))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        current = self._open  # this run's own reference: a swap does not reach it
-        if current is None:
-            raise ClosedError("the session was closed")
+        current = self._current.get()
         try:
             outputs = current.session.run(current.output_names, inputs)
         except _ERRORS as error:
@@ -114,19 +109,10 @@ class PlainSession:
         return dict(zip(current.output_names, outputs, strict=True))
 
     def swap(self, version: MappedVersion) -> float:
-        opened = _Open(version, self._threads)
-        started = time.perf_counter_ns()
-        with self._exchange:
-            if self._open is None:
-                raise ClosedError("the session was closed")
-            previous, self._open = self._open, opened
-        pause_us = (time.perf_counter_ns() - started) / 1000
-        del previous  # runs that go on have their own reference
-        return pause_us
+        return self._current.exchange(_Open(version, self._threads))
 
     def close(self) -> None:
-        with self._exchange:
-            self._open = None
+        self._current.close()
 
 
 class PlainBackend:

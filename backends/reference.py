@@ -4,17 +4,16 @@ Nothing is compiled: the version holds the original graph and the original tenso
 evaluator gets as inputs, so it reads the shared pages.
 """
 
-import threading
-import time
 from collections.abc import Mapping
 
 import onnx
 from onnx.reference import ReferenceEvaluator
 
 from weightd.backends.base import Compiled, RawTensors, Report
+from weightd.backends.current import Current
 from weightd.backends.onnx_edit import lay_out, weights_as_inputs
 from weightd.backends.version import MappedVersion
-from weightd.errors import ClosedError, CompileError, PredictError
+from weightd.errors import CompileError, PredictError
 from weightd.weights.arrays import Array
 from weightd.weights.file import OnChunk
 
@@ -51,13 +50,10 @@ class ReferenceSession:
     """An evaluator and the version that it reads."""
 
     def __init__(self, version: MappedVersion) -> None:
-        self._exchange = threading.Lock()  # of swap and close; a run takes no lock
-        self._open: _Open | None = _Open(version)
+        self._current = Current(_Open(version))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        current = self._open
-        if current is None:
-            raise ClosedError("the session was closed")
+        current = self._current.get()
         try:
             outputs = current.evaluator.run(current.output_names, {**current.weights, **inputs})
         except _ERRORS as error:
@@ -65,19 +61,10 @@ class ReferenceSession:
         return dict(zip(current.output_names, outputs, strict=True))
 
     def swap(self, version: MappedVersion) -> float:
-        opened = _Open(version)
-        started = time.perf_counter_ns()
-        with self._exchange:
-            if self._open is None:
-                raise ClosedError("the session was closed")
-            previous, self._open = self._open, opened
-        pause_us = (time.perf_counter_ns() - started) / 1000
-        del previous  # runs that go on have their own reference
-        return pause_us
+        return self._current.exchange(_Open(version))
 
     def close(self) -> None:
-        with self._exchange:
-            self._open = None
+        self._current.close()
 
 
 class ReferenceBackend:

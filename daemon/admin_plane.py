@@ -26,6 +26,7 @@ from weightd.ipc.seqpacket import Connection, Listener, Received
 
 _MAX_CONNECTIONS = 64
 _OFFERS_PER_CONNECTION = 4
+_NO_DESCRIPTORS_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class AdminPlane:
         self._when_withdrawn = when_withdrawn
         self._listener = Listener(folder.admin, mode=0o600, max_fds=2)
         self._visitors: set[_Visitor] = set()
-        loop.add(self._listener.fileno(), self._accept)
+        self._is_listening = False
+        self._listen()
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""
@@ -73,14 +75,26 @@ class AdminPlane:
     def close(self) -> None:
         for visitor in list(self._visitors):
             self._close(visitor)
-        self._loop.remove(self._listener.fileno())
+        self._stop_listening()
         self._listener.close()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add(self._listener.fileno(), self._accept)
+            self._is_listening = True
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._loop.remove(self._listener.fileno())
+            self._is_listening = False
 
     def _accept(self) -> None:
         try:
             connection = self._listener.accept()
-        except OSError:
-            return  # no descriptors left: it waits in the queue
+        except OSError:  # no descriptors left: it waits in the queue, and so do we
+            self._stop_listening()
+            self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
+            return
         if connection is None:
             return
         try:

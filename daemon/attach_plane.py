@@ -34,8 +34,9 @@ log = logging.getLogger("weightd.attach")
 
 _SILENT_PER_UID = 256
 _SILENT_TOTAL = 1024
-_SILENT_S = 10.0
+_SILENT_THREADS = 128
 _SWEEP_S = 1.0
+_NO_DESCRIPTORS_S = 0.1
 _UNREAD_RETRY_S = 0.01
 _PATIENCE = 1000  # looks at a peer that asks and does not read
 _ACCEPTS_PER_TURN = 64
@@ -56,15 +57,25 @@ class AttachPlane:
     """Owns the listener and every connection. lease ids are the catalog's."""
 
     def __init__(
-        self, loop: Loop, folder: RuntimeFolder, desk: Desk, *, mode: int, read_in_threads: bool
+        self,
+        loop: Loop,
+        folder: RuntimeFolder,
+        desk: Desk,
+        *,
+        mode: int,
+        read_in_threads: bool,
+        hello_deadline_s: float,
     ) -> None:
         self._loop = loop
         self._desk = desk
         self._listener = Listener(folder.attach, mode=mode, max_fds=0)
         self._in_threads = read_in_threads or not self._listener.refuses_descriptors
+        self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
+        self._hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
-        loop.add(self._listener.fileno(), self._accept)
+        self._is_listening = False
+        self._listen()
         loop.call_later(_SWEEP_S, self._sweep)
 
     @property
@@ -94,17 +105,29 @@ class AttachPlane:
     def close(self) -> None:
         for visitor in list(self._visitors.values()):
             self._close(visitor)
-        self._loop.remove(self._listener.fileno())
+        self._stop_listening()
         self._listener.close()
 
     # --- connections ---------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add(self._listener.fileno(), self._accept)
+            self._is_listening = True
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._loop.remove(self._listener.fileno())
+            self._is_listening = False
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 connection = self._listener.accept()
             except OSError:  # no descriptors left: a silent peer's goes to the next one
-                self._evict(list(self._silent())[:1])
+                self._evict(self._silent()[:1])
+                self._stop_listening()  # it would stay readable
+                self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
                 return
             if connection is None:
                 return
@@ -124,9 +147,25 @@ class AttachPlane:
         self._visitors[connection.fileno()] = visitor
         self._make_room(peer.uid)
         if self._in_threads:
-            visitor.reader = ThreadReader(self._loop, visitor, self._got, self._close)
+            self._read_in_thread(visitor)
         else:
-            self._loop.add(connection.fileno(), lambda: self._read(visitor))
+            self._poll(visitor)
+
+    def _poll(self, visitor: Visitor) -> None:
+        self._loop.add(visitor.connection.fileno(), lambda: self._read(visitor))
+        visitor.is_polled = True
+
+    def _stop_polling(self, visitor: Visitor) -> None:
+        if visitor.is_polled:
+            self._loop.remove(visitor.connection.fileno())
+            visitor.is_polled = False
+
+    def _read_in_thread(self, visitor: Visitor) -> None:
+        try:
+            visitor.reader = ThreadReader(self._loop, visitor, self._got, self._close)
+        except (OSError, RuntimeError) as error:  # out of descriptors or threads
+            log.warning("process %d is turned away: %s", visitor.peer.pid, error)
+            self._close(visitor)
 
     @staticmethod
     def _refuse(connection: Connection, error: RefusedError) -> None:
@@ -145,18 +184,19 @@ class AttachPlane:
         ]
 
     def _make_room(self, uid: int) -> None:
-        if len(self._visitors) - len(self._by_lease) <= _SILENT_PER_UID:
+        silent = len(self._visitors) - len(self._by_lease)
+        if silent <= min(_SILENT_PER_UID, self._silent_total):
             return
         mine, everybody = self._silent(uid), self._silent()
         self._evict(mine[: max(0, len(mine) - _SILENT_PER_UID)])
-        self._evict(everybody[: max(0, len(everybody) - _SILENT_TOTAL)])
+        self._evict(everybody[: max(0, len(everybody) - self._silent_total)])
 
     def _evict(self, visitors: list[Visitor]) -> None:
         for visitor in visitors:
             self._close(visitor)
 
     def _sweep(self) -> None:
-        late = time.monotonic() - _SILENT_S
+        late = time.monotonic() - self._hello_deadline_s
         self._evict([visitor for visitor in self._silent() if visitor.since_s < late])
         self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -164,8 +204,7 @@ class AttachPlane:
         if visitor.is_closed:
             return
         del self._visitors[visitor.connection.fileno()]
-        if visitor.reader is None and not visitor.is_paused:
-            self._loop.remove(visitor.connection.fileno())
+        self._stop_polling(visitor)
         lease = visitor.lease
         visitor.close()
         if lease is not None:
@@ -190,8 +229,7 @@ class AttachPlane:
 
     def _pause(self, visitor: Visitor) -> None:
         """Look again in a moment; a peer that is gone shows by then, or in the sweep."""
-        self._loop.remove(visitor.connection.fileno())
-        visitor.is_paused = True
+        self._stop_polling(visitor)
         visitor.pauses += 1
         if visitor.pauses > _PATIENCE:
             self._close(visitor)
@@ -199,10 +237,8 @@ class AttachPlane:
         self._loop.call_later(_UNREAD_RETRY_S, lambda: self._resume(visitor))
 
     def _resume(self, visitor: Visitor) -> None:
-        if visitor.is_closed:
-            return
-        visitor.is_paused = False
-        self._loop.add(visitor.connection.fileno(), lambda: self._read(visitor))
+        if not visitor.is_closed:
+            self._poll(visitor)
 
     def _got(self, visitor: Visitor, received: Received) -> None:
         with visitor.closing(received):

@@ -4,6 +4,7 @@ catalog's; who sent it is the kernel's word."""
 import logging
 import secrets
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, assert_never
@@ -35,36 +36,40 @@ class House(Protocol):
 
     def stop(self, reason: str) -> None: ...
 
+    def live(self, name: str) -> protocol.Live: ...
+
+    def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
+
     @property
     def is_stopping(self) -> bool: ...
+
+    @property
+    def admins(self) -> frozenset[int]: ...
 
 
 class ControlPlane:
     """Owns the control and event sockets."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - whatever a request is passed on to
         self,
         loop: Loop,
         folder: RuntimeFolder,
         house: House,
         catalog: Catalog,
         processes: ProcessTable,
-        admins: frozenset[int],
+        admin_plane: AdminPlane,
+        publisher: Publisher,
     ) -> None:
         self._loop = loop
         self._house = house
         self._catalog = catalog
         self._processes = processes
-        self._admins = admins
+        self._admin_plane = admin_plane
+        self._publisher = publisher
         self._server = ControlServer(folder.control, folder.events)
         self._fd = self._server.fileno()
         loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
         loop.before_sleep(self._turn)
-
-    def join(self, admin_plane: AdminPlane, publisher: Publisher) -> None:
-        """The two others that requests are passed on to."""
-        self._admin_plane = admin_plane
-        self._publisher = publisher
 
     def emit(self, event: protocol.Event) -> None:
         self._server.publish(event.model, protocol.encode(event))
@@ -104,7 +109,7 @@ class ControlPlane:
             owner = self._catalog.models[name].owner_uid
         elif name is not None:
             owner = self._publisher.owner_of_staged(name)
-        roles.check(request, uid, owner, self._admins)
+        roles.check(request, uid, owner, self._house.admins)
         if self._house.is_stopping and not isinstance(request, protocol.Status):
             raise BusyError("the daemon is stopping")
 
@@ -119,12 +124,16 @@ class ControlPlane:
                 return None  # the answer comes when the stager is done
             case protocol.Unload():
                 self._house.perform(self._catalog.unload(request.model))
+                self._house.emit("unloaded", request.model, 0, envelope.pid)
             case protocol.Allow():
-                return self._allow(request)
+                return self._allow(request, envelope.pid)
             case protocol.Revoke():
-                return self._revoke(request)
+                return self._revoke(request, envelope.pid)
             case protocol.Rollback():
-                return self._rollback(request)
+                self._house.perform(self._catalog.rollback(request.model, request.version))
+                live = self._house.live(request.model)
+                self._house.emit("rolled-back", live.model, live.version, envelope.pid)
+                return live
             case protocol.Cancel():
                 self._publisher.cancel(request.model, f"by process {envelope.pid}")
             case protocol.Status():
@@ -156,7 +165,7 @@ class ControlPlane:
         else:
             self._publisher.publish(request, offered, asker)
 
-    def _allow(self, request: protocol.Allow) -> protocol.Allowed:
+    def _allow(self, request: protocol.Allow, asker: int) -> protocol.Allowed:
         self._catalog.model(request.model)
         if not request.pids:
             raise RefusedError("allow needs at least one PID")
@@ -167,14 +176,13 @@ class ControlPlane:
         self._catalog.allow(request.model, {p.key: p.pid for p in found}, handle)
         for process in found:
             self._processes.watch(process)
-        self.emit(protocol.Event("allowed", request.model, 0, 0, str(list(request.pids))))
+        self._house.emit("allowed", request.model, 0, asker, _listed(request.pids))
         return protocol.Allowed(handle)
 
-    def _revoke(self, request: protocol.Revoke) -> protocol.Revoked:
+    def _revoke(self, request: protocol.Revoke, asker: int) -> protocol.Revoked:
         leases = [x for x in self._catalog.leases.values() if x.model.name == request.model]
         pids, actions = self._catalog.revoke(request.model, set(request.pids))
         holders = {lease.pid: lease.key for lease in leases if lease.pid in pids}
-        self._house.perform(actions)
         killed, not_killed = [], []
         for pid, key in holders.items() if request.kill else ():
             fault = _kill(self._processes.get(key))
@@ -182,15 +190,14 @@ class ControlPlane:
                 killed.append(pid)
             else:
                 not_killed.append(f"{pid}: {fault}")
+        self._house.perform(actions)  # after the kill: it may let the pidfds go
         still = [pid for pid in holders if pid not in killed]
-        self.emit(protocol.Event("revoked", request.model, 0, 0, str(sorted(pids))))
+        self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids)))
         return protocol.Revoked(tuple(sorted(pids)), tuple(still), tuple(killed), tuple(not_killed))
 
-    def _rollback(self, request: protocol.Rollback) -> protocol.Live:
-        self._house.perform(self._catalog.rollback(request.model, request.version))
-        live = self._catalog.model(request.model).live
-        self.emit(protocol.Event("rolled-back", request.model, live.number, 0, ""))
-        return protocol.Live(request.model, live.number, 0)
+
+def _listed(pids: Sequence[int]) -> str:
+    return "pids " + ", ".join(map(str, pids))
 
 
 def _kill(process: Process | None) -> str | None:

@@ -11,6 +11,20 @@ from collections.abc import Callable
 Callback = Callable[[], object]
 
 
+class Timer:
+    """A call that is due later. Cancelled, it holds on to nothing."""
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    def fire(self) -> None:
+        if self._callback is not None:
+            self._callback()
+
+
 class Loop:
     """Owns its selector and its wake-up descriptor. Everything runs in the thread of run()."""
 
@@ -19,7 +33,7 @@ class Loop:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wake)
         self._soon: deque[Callback] = deque()
-        self._timers: list[tuple[float, int, Callback]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._before_sleep: list[Callable[[], bool]] = []
         self._stopping = False
@@ -36,8 +50,11 @@ class Loop:
         descriptors that are edge-triggered."""
         self._before_sleep.append(has_work)
 
-    def call_later(self, delay_s: float, callback: Callback) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), callback))
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """Call `callback` once, after a while, unless the timer is cancelled before."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
+        return timer
 
     def call_soon(self, callback: Callback) -> None:
         """Call `callback` in the loop's thread. The one method that any thread may use, and
@@ -63,15 +80,17 @@ class Loop:
         os.close(self._wake_fd)
 
     def _timeout_s(self) -> float | None:
+        if self._soon:
+            return 0
         if not self._timers:
             return None
         return max(0.0, self._timers[0][0] - time.monotonic())
 
     def _run_due(self) -> None:
-        while self._soon:
+        for _ in range(len(self._soon)):  # those that come meanwhile wait for the next turn
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
+            heapq.heappop(self._timers)[2].fire()
 
     def _drain_wake(self) -> None:
         os.eventfd_read(self._wake_fd)

@@ -29,7 +29,10 @@ USER_MISTAKE = 2  # exit status
 
 def command(folder: RuntimeFolder, settings: Settings) -> list[str]:
     """The argv that starts a daemon."""
-    plain = msgspec.json.encode(settings).decode()
+    try:
+        plain = msgspec.json.encode(settings).decode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"a path in the settings is not UTF-8: {error.object!r}") from error
     return [sys.executable, "-P", "-m", "weightd.daemon.main", str(folder.path), plain]
 
 
@@ -43,7 +46,7 @@ def serve(folder: RuntimeFolder, settings: Settings) -> None:
         server = Server(folder, settings)
         with _signals(server):
             unused.pop_all()
-            _load(server, files)
+            server.load(files)
             server.run()
 
 
@@ -59,14 +62,6 @@ def open_file(path: str) -> OfferedFile:
     except OSError as error:
         raise SettingsError(f"cannot open {path}: {error.strerror}") from error
     return OfferedFile(Path(path).name, file_fd, folder_fd)
-
-
-def _load(server: Server, files: dict[str, OfferedFile]) -> None:
-    for name, offered in files.items():
-        try:
-            server.load(name, offered)
-        except WeightdError as error:
-            log.error("model %s was not loaded: %s", name, error)
 
 
 @contextlib.contextmanager

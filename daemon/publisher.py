@@ -93,16 +93,11 @@ class Publisher:
         with ExitStack() as on_error:
             on_error.callback(offered.close)
             self._check_room()
-            version = self._catalog.stage_next(request.model)
             base = self._vault.get(self._catalog.model(request.model).live.uid)
             stamp = base.manifest.stamp
-            order = self._order(
-                request.model,
-                version,
-                offered,
-                protocol.convert(stamp["engine"], protocol.Engine),
-                "keep_tensors" in stamp,
-            )
+            engine = protocol.convert(stamp["engine"], protocol.Engine)
+            version = self._catalog.stage_next(request.model)
+            order = self._order(request.model, version, offered, engine, "keep_tensors" in stamp)
             self._start(replace(order, base=base), version, offered, asker, request.dry_run)
             on_error.pop_all()
 

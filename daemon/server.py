@@ -32,6 +32,8 @@ from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
 
 log = logging.getLogger("weightd.daemon")
 
+_DRAIN_S = 10.0
+
 
 class Server:
     """One daemon on one runtime folder, whose lock the caller holds. Owns everything else."""
@@ -42,15 +44,16 @@ class Server:
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
-        self._admins = frozenset({0, os.geteuid()})
+        self.admins = frozenset({0, os.geteuid()})
         self._started_s = time.time()
+        self._to_load: list[tuple[str, OfferedFile]] = []
         self._since: dict[int, float] = {}  # lease -> when it began, unix seconds
         self._loop = Loop()
         self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
         self._vault = Vault()
         self._processes = ProcessTable(self._loop, self._process_ended)
         self._publisher = Publisher(
-            self._loop, self._catalog, self._vault, settings, self.perform, self._emit
+            self._loop, self._catalog, self._vault, settings, self.perform, self.emit
         )
         self._open_planes()
 
@@ -63,24 +66,42 @@ class Server:
             self,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
+            hello_deadline_s=settings.hello_deadline_s,
         )
         self._admin_plane = AdminPlane(self._loop, self._folder, self._publisher.withdraw)
         self._control_plane = ControlPlane(
-            self._loop, self._folder, self, self._catalog, self._processes, self._admins
+            self._loop,
+            self._folder,
+            self,
+            self._catalog,
+            self._processes,
+            self._admin_plane,
+            self._publisher,
         )
-        self._control_plane.join(self._admin_plane, self._publisher)
 
     # --- life ----------------------------------------------------------------------------
 
-    def load(self, name: str, offered: OfferedFile) -> None:
-        """Begin to load a model that the daemon's own settings name. A failure is logged."""
+    def load(self, files: dict[str, OfferedFile]) -> None:
+        """Begin to load the models that the daemon's own settings name, one after the other. A
+        failure is logged, and the next one is loaded. Owns the files from here on."""
+        self._to_load += files.items()
+        self._load_next()
 
-        def answered(result: protocol.Live | WeightdError) -> None:
-            if isinstance(result, WeightdError):
-                log.error("model %s was not loaded: %s", name, result)
+    def _load_next(self) -> None:
+        while self._to_load and not self.is_stopping:
+            name, offered = self._to_load.pop(0)
+            asker = Asker(os.geteuid(), None, lambda _: None, partial(self._loaded, name))
+            try:
+                self._publisher.load(protocol.Load(name, 0), offered, asker)
+            except WeightdError as error:
+                log.error("model %s was not loaded: %s", name, error)
+            else:
+                return
 
-        asker = Asker(os.geteuid(), None, on_progress=lambda _: None, answer=answered)
-        self._publisher.load(protocol.Load(name, 0), offered, asker)
+    def _loaded(self, name: str, result: protocol.Live | WeightdError) -> None:
+        if isinstance(result, WeightdError):
+            log.error("model %s was not loaded: %s", name, result)
+        self._load_next()
 
     def run(self) -> None:
         """Serve until stop(), then close everything."""
@@ -98,7 +119,7 @@ class Server:
     def stop(self, reason: str) -> None:
         """Drain and end: refuse new work, stop stagers, tell the workers. From any thread, and from
         a signal handler."""
-        self._loop.call_soon(lambda: self._drain(reason))
+        self._loop.call_soon(partial(self._drain, reason))
 
     def _drain(self, reason: str) -> None:
         if self.is_stopping:
@@ -108,15 +129,20 @@ class Server:
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
         self._attach_plane.say_goodbye(reason)
-        self._stop_when_idle()
+        self._stop_when_idle(time.monotonic() + _DRAIN_S)
 
-    def _stop_when_idle(self) -> None:
+    def _stop_when_idle(self, deadline_s: float) -> None:
         if self._publisher.is_idle:
             self._loop.stop()
+        elif time.monotonic() > deadline_s:  # one in an uninterruptible read, on a dead NFS say
+            log.error("a stager cannot be ended; stopping without waiting for it")
+            self._loop.stop()
         else:
-            self._loop.call_later(0.01, self._stop_when_idle)
+            self._loop.call_later(0.01, partial(self._stop_when_idle, deadline_s))
 
     def _close(self) -> None:
+        for _, offered in self._to_load:
+            offered.close()
         self._attach_plane.close()
         self._admin_plane.close()
         self._control_plane.close()
@@ -135,7 +161,7 @@ class Server:
                     self._attach_plane.tell(lease, protocol.Revocation(reason))
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
-                    self._emit("freed", model, version, 0, f"{nbytes} bytes")
+                    self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:
                     assert_never(action)
         self._processes.keep_only(self._wanted())
@@ -144,7 +170,8 @@ class Server:
         leases = {lease.key for lease in self._catalog.leases.values()}
         return self._catalog.whitelisted() | leases
 
-    def _emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
+    def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
+        """Tell the log and whoever listens to events."""
         log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
@@ -176,7 +203,8 @@ class Server:
                 self._switched(visitor.lease, request)
             case protocol.NotSwitched():
                 self._catalog.not_switched(visitor.lease, request.version, request.reason)
-                self._emit("failed", self._name(visitor), request.version, visitor.peer.pid)
+                name, pid = self._name(visitor), visitor.peer.pid
+                self.emit("failed", name, request.version, pid, request.reason)
             case protocol.Released():
                 self.perform(self._catalog.released(visitor.lease, request.version))
             case _:
@@ -197,13 +225,13 @@ class Server:
         try:
             lease = self._catalog.attach(request.model, peer.process.key, peer.uid, request.handle)
         except UnknownModelError as error:
-            if peer.uid in self._admins:
+            if peer.uid in self.admins:
                 raise
             raise not_allowed(peer.pid, request.model) from error
         visitor.lease = lease.id
         self._since[lease.id] = time.time()
         # Told after the answer: the worker waits for this one.
-        told = partial(self._emit, "attached", request.model, lease.version, peer.pid)
+        told = partial(self.emit, "attached", request.model, lease.version, peer.pid)
         self._loop.call_soon(told)
         return self._grant(lease.id, lease.model.live)
 
@@ -216,7 +244,7 @@ class Server:
     def _switched(self, lease: int, request: protocol.Switched) -> None:
         self._catalog.switched(lease, request.version, request.pause_us)
         held = self._catalog.leases[lease]
-        self._emit("switched", held.model.name, request.version, held.pid)
+        self.emit("switched", held.model.name, request.version, held.pid)
 
     def _name(self, visitor: Visitor) -> str:
         assert visitor.lease is not None
@@ -229,8 +257,13 @@ class Server:
         if found is None:
             return
         actions = self._catalog.detach(lease)
-        self._emit("detached", found.model.name, found.version, found.pid)
+        self.emit("detached", found.model.name, found.version, found.pid)
         self.perform(actions)
+
+    def live(self, name: str) -> protocol.Live:
+        """The live version of a model, as a reply."""
+        version = self._catalog.model(name).live
+        return protocol.Live(name, version.number, self._vault.get(version.uid).segment.nbytes)
 
     # --- status --------------------------------------------------------------------------
 

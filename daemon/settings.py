@@ -27,7 +27,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     workers of other users reach the attach socket (they still must be whitelisted).
     stage_deadline_s: the longest a load or publish may take. leases_per_uid: for one user.
     read_in_threads: read each worker's messages in a thread of its own, as is done by itself on
-    kernels before 6.16, where a peer could otherwise stall the reader.
+    kernels before 6.16, where a peer could otherwise stall the reader. hello_deadline_s: how long a
+    process may stay connected to the attach socket without a lease.
     """
 
     models: dict[ModelName, str] = {}
@@ -38,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     stage_deadline_s: _Seconds = 600.0
     leases_per_uid: _Count = 4096
     read_in_threads: bool = False
+    hello_deadline_s: _Seconds = 10.0
     log_level: _Level = "INFO"
 
 

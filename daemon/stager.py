@@ -18,6 +18,7 @@ from weightd.errors import InsufficientMemoryError, WeightdError, to_wire
 from weightd.ipc import linux, protocol
 
 _REFUSED_STATUS = 3
+_GRACE_CPU_S = 5
 _BASE_NBYTES = 4 * 2**30  # the address space that the libraries and their threads take
 _TEXT_NBYTES = 3000  # a report is one packet of at most 4096 bytes
 _REPORT_EVERY_S = 0.1
@@ -53,6 +54,10 @@ def main() -> int:
     job = protocol.decode(sys.stdin.buffer.read(), protocol.Job)
     reporter = Reporter(int(sys.argv[1]))
     _restrain(job)
+    try:
+        reporter.progress("starting", 0, 0)
+    except BrokenPipeError:
+        return _REFUSED_STATUS  # the daemon died before die_with_parent could tell
     from weightd.backends.builder import build  # here: it loads numpy and an engine
 
     try:
@@ -74,10 +79,11 @@ def main() -> int:
 
 def _restrain(job: protocol.Job) -> None:
     linux.die_with_parent(signal.SIGKILL)
+    Path("/proc/self/oom_score_adj").write_text("1000")  # before hiding: /proc/self is root's then
     linux.hide_from_same_user()
-    Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_s, job.cpu_s))
+    # SIGXCPU first, which says why; SIGKILL for a process that ignores it.
+    resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_s, job.cpu_s + _GRACE_CPU_S))
     _allow_memory(os.fstat(job.file_fd).st_size)
 
 

@@ -79,7 +79,6 @@ class Staging:
         self._when_done = when_done
         self._report: protocol.Staged | protocol.Failed | None = None
         self._stopped_with: WeightdError | None = None
-        self._has_ended = False
         self.progress = protocol.Progress("starting", 0, 0)
         self._segment_fd = new_memfd(f"weightd:{order.model}.v{order.version}")
         try:
@@ -87,8 +86,8 @@ class Staging:
         except BaseException:
             os.close(self._segment_fd)
             raise
-        loop.call_later(order.deadline_s, self._too_late)
-        loop.call_later(_HEARTBEAT_S, self._beat)
+        self._deadline = loop.call_later(order.deadline_s, self._too_late)
+        self._heartbeat = loop.call_later(_HEARTBEAT_S, self._beat)
 
     @property
     def pid(self) -> int:
@@ -131,23 +130,21 @@ class Staging:
             segment_fd=self._segment_fd,
             base_fd=base_fd,
             budget_nbytes=order.budget_nbytes,
-            cpu_s=int(2 * order.deadline_s) + 1,
+            cpu_s=int(order.deadline_s * (os.cpu_count() or 1)) + 1,
         )
 
     def _beat(self) -> None:
         """An engine that compiles says nothing; whoever waits hears that it still does."""
-        if not self._has_ended:
-            self._when_progress(self.progress)
-            self._loop.call_later(_HEARTBEAT_S, self._beat)
+        self._when_progress(self.progress)
+        self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
     def _too_late(self) -> None:
-        if not self._has_ended:
-            self.stop(
-                StagingError(
-                    f"staging {self._order.model!r} took longer than {self._order.deadline_s:g} s "
-                    "(stage_deadline_s) and was stopped"
-                )
+        self.stop(
+            StagingError(
+                f"staging {self._order.model!r} took longer than {self._order.deadline_s:g} s "
+                "(stage_deadline_s) and was stopped"
             )
+        )
 
     def _got(self, raw: bytes) -> None:
         try:
@@ -166,7 +163,8 @@ class Staging:
     # --- the end -------------------------------------------------------------------------
 
     def _ended(self, status: int) -> None:
-        self._has_ended = True
+        self._deadline.cancel()
+        self._heartbeat.cancel()
         try:
             outcome: Outcome = self._examine(status)
         except WeightdError as error:
@@ -201,6 +199,9 @@ class Staging:
                     f"the stager of {order.model!r} version {order.version} made "
                     f"{manifest.model!r} version {manifest.version}"
                 )
+            engine = order.engine if manifest.layout == "compiled" else ""
+            if manifest.stamp.get("engine") != engine:
+                raise StagingError(f"the stager of {order.model!r} used another engine than asked")
             if order.base is not None:
                 manifest.check_fits(order.base.manifest)
         except WeightdError:

@@ -24,7 +24,7 @@ class Visitor:
     lease: int | None = None
     has_notice: bool = False
     has_unread_fd: bool = False
-    is_paused: bool = False
+    is_polled: bool = False
     pauses: int = 0
     is_closed: bool = False
     reader: "ThreadReader | None" = None
@@ -70,7 +70,11 @@ class ThreadReader:
         self._connection = Connection(visitor.connection.sock.dup(), max_fds=0)
         self._taken = threading.Semaphore(1)  # one message on its way to the loop at a time
         self._thread = threading.Thread(target=self._run, name="attach-reader", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            self._connection.close()
+            raise
 
     def stop(self) -> None:
         """Wake the thread, which then ends by itself."""
@@ -109,8 +113,8 @@ class ThreadReader:
         return False
 
     def _hand_over(self, received: Received) -> None:
-        self._taken.release()
         if self._visitor.is_closed:
             received.close()
         else:
             self._got(self._visitor, received)
+        self._taken.release()

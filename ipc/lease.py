@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from weightd.errors import BrokenPeerError, DaemonTimeoutError, from_wire
+from weightd.errors import BrokenPeerError, DaemonTimeoutError, RefusedError, from_wire
 from weightd.ipc import protocol
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.segment import Segment
@@ -48,6 +48,7 @@ class Lease:
         self._connection = connect(folder.attach, max_fds=1, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._kept: list[Notices] = []
+        self._held: set[int] = set()  # versions that were granted and not released yet
         _open_leases.add(self)
 
     def current_pid(self) -> int:
@@ -72,6 +73,7 @@ class Lease:
         self._send(protocol.NotSwitched(version, reason[:4000]))
 
     def released(self, version: int) -> None:
+        self._held.discard(version)
         self._send(protocol.Released(version))
 
     def notice(self) -> Notices | None:
@@ -100,11 +102,20 @@ class Lease:
             for index in range(1, len(granted.segments)):
                 self._ask(protocol.Fetch(granted.version, index))
                 segments.append(_adopt(self._answer(protocol.Fetched)[1]))
-        except BaseException:
+        except BaseException as error:
             for segment in segments:
                 segment.close()
+            if isinstance(error, RefusedError):
+                self._give_back(granted.version, str(error))
             raise
+        self._held.add(granted.version)
         return Grant(granted.model, granted.version, granted.incarnation, tuple(segments))
+
+    def _give_back(self, version: int, why: str) -> None:
+        """A version that could not be mapped is not held for us."""
+        self.not_switched(version, why)
+        if version not in self._held:
+            self._send(protocol.Released(version))
 
     def _answer(self, kind: type[Reply]) -> tuple[Reply, tuple[int, ...]]:
         while True:

@@ -5,6 +5,7 @@ the kernel has pidfs (Linux 6.9), else (pid, start time), which a living pidfd k
 reused. Which of the two is in force is decided once, by a self-test, and logged.
 """
 
+import errno
 import os
 import select
 import socket
@@ -145,14 +146,22 @@ def identity_kind() -> str:
 def _pidfd_of(sock: socket.socket, pid: int) -> int:
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, linux.SO_PEERPIDFD, struct.calcsize("i"))
-    except OSError:  # Linux before 6.5
-        try:
-            return os.pidfd_open(pid)
-        except OSError as error:
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL):
             raise NotAllowedError(f"process {pid} ended before it was identified") from error
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return _pidfd_before_6_5(pid)
     (pidfd,) = struct.unpack("i", raw)
     os.set_inheritable(pidfd, False)
     return int(pidfd)
+
+
+def _pidfd_before_6_5(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError as error:
+        raise NotAllowedError(f"process {pid} ended before it was identified") from error
 
 
 def _key_of(pid: int, pidfd: int) -> Key:

@@ -209,7 +209,7 @@ class Switched(Message, frozen=True):
     """My predictions now run on this version; pause_us is how long they had to wait."""
 
     version: VersionNumber
-    pause_us: float
+    pause_us: Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # which refuses NaN, too
 
 
 class NotSwitched(Message, frozen=True):

@@ -4,13 +4,14 @@ control.sock   ZeroMQ ROUTER: requests of owners and admins
 events.sock    ZeroMQ PUB: what happens
 admin.sock     SEQPACKET: files as descriptors, from owners and admins
 attach.sock    SEQPACKET: workers
-daemon.lock    held (POSIX record lock) while a daemon lives
+daemon.lock    held (flock) while a daemon lives
 """
 
 import errno
 import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +102,10 @@ def _first_named(
 
 
 class InstanceLock:
-    """Held by the one daemon of a runtime folder. A POSIX record lock: a forked child does not
-    have it, and the kernel drops it when the process ends, however it ends."""
+    """Held by the one daemon of a runtime folder, until the process ends, however it ends.
+
+    An flock: a POSIX record lock would go when anybody made the daemon open and close this file
+    once more, as an offered model file does. A forked child closes its copy at once."""
 
     def __init__(self, folder: RuntimeFolder) -> None:
         try:
@@ -110,7 +113,7 @@ class InstanceLock:
         except OSError as error:
             raise SettingsError(f"cannot open {folder.lock}: {error.strerror}") from error
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
@@ -120,10 +123,12 @@ class InstanceLock:
                 f"a daemon (pid {holder or 'unknown'}) serves {folder.path} already; stop it, or "
                 "start this one with another --runtime-dir"
             ) from error
+        _held.add(self)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
+        _held.discard(self)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -138,3 +143,14 @@ class InstanceLock:
         tb: TracebackType | None,
     ) -> None:
         self.close()
+
+
+_held: "weakref.WeakSet[InstanceLock]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for lock in list(_held):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -10,6 +10,7 @@ A view of `data` keeps the mapping alive after close(); when the last one goes t
 mapping back and the callbacks of when_unmapped() run.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -18,13 +19,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from weightd.errors import ClosedError, UnsealedSegmentError
+from weightd.errors import ClosedError, InsufficientMemoryError, UnsealedSegmentError
 from weightd.ipc import linux, memory
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _MUST_HOLD = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _CHUNK_NBYTES = 64 * 1024 * 1024
 _MADV_HUGEPAGE = 14
+_MADV_POPULATE_WRITE = 23
 
 
 def new_memfd(name: str) -> int:
@@ -77,7 +79,7 @@ class Segment:
         for offset in range(0, nbytes, _CHUNK_NBYTES):
             chunk = min(_CHUNK_NBYTES, nbytes - offset)
             memory.require(chunk, f"the rest of a segment of {nbytes} bytes")
-            os.posix_fallocate(fd, offset, chunk)
+            _take_pages(fd, mapping, offset, chunk)
         return cls(fd, nbytes, mapping)
 
     @classmethod
@@ -87,7 +89,13 @@ class Segment:
         nbytes = os.fstat(fd).st_size
         if nbytes == 0:
             raise UnsealedSegmentError("this memory is empty: nothing was ever put in it")
-        return cls(fd, nbytes, mmap.mmap(fd, nbytes, prot=mmap.PROT_READ))
+        try:
+            mapping = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise InsufficientMemoryError(
+                f"a segment of {nbytes} bytes cannot be mapped here: {error.strerror}"
+            ) from error
+        return cls(fd, nbytes, mapping)
 
     @property
     def data(self) -> memoryview:
@@ -148,6 +156,19 @@ class Segment:
         tb: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _take_pages(fd: int, mapping: mmap.mmap, offset: int, nbytes: int) -> None:
+    """Through the mapping, so that they are huge where it was asked for; fallocate knows only the
+    file, and takes small ones."""
+    try:
+        mapping.madvise(_MADV_POPULATE_WRITE, offset, nbytes)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise InsufficientMemoryError(
+                f"{nbytes} bytes of a segment could not be taken: {error.strerror}"
+            ) from error
+        os.posix_fallocate(fd, offset, nbytes)  # Linux before 5.14
 
 
 def _ask_for_huge_pages(mapping: mmap.mmap) -> None:

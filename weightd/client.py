@@ -229,7 +229,7 @@ def _opened(
         for fd in fds:
             os.close(fd)
         raise BadFileError(f"cannot open {path}: {error.strerror}") from error
-    return path.name, fds
+    return os.fsencode(path.name).decode(errors="replace"), fds
 
 
 def _engine(name: str) -> protocol.Engine:

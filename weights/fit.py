@@ -17,6 +17,7 @@ def check_parameters_fit(
 ) -> None:
     """MismatchError unless `new` has exactly `live`'s names, dtypes and shapes; it may lack the
     `optional` ones."""
+    optional = frozenset(optional)
     brought = {parameter.name: parameter for parameter in new}
     wanted = {parameter.name: parameter for parameter in live}
     both = [(brought[name], wanted[name]) for name in wanted if name in brought]

@@ -76,6 +76,7 @@ def predict(
 
 def _read(path: Path) -> "Array | Arrays":
     import zipfile
+    import zlib
 
     import numpy as np
 
@@ -85,10 +86,13 @@ def _read(path: Path) -> "Array | Arrays":
             if isinstance(found, np.ndarray):
                 return found
             resources.enter_context(found)
-            return {key: found[key] for key in found.files}
+            arrays = {key: found[key] for key in found.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise BadFileError(f"{path} has members that are no arrays")
+            return arrays
     except OSError as error:
         raise BadFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadFileError(f"{path} is neither .npy nor .npz of plain arrays") from error
 
 
