@@ -19,7 +19,9 @@ from weightd.weights.entries import Parameter
 from weightd.weights.manifest import HEADER_NBYTES, Manifest, pack_header
 
 PAGE = 8192
-HONEST = Manifest(model="m", version=2, layout="tensors", segments=(PAGE,), tensors=())
+HONEST = Manifest(
+    model="m", version=2, layout="tensors", segments=(PAGE,), tensors=(), stamp={"engine": ""}
+)
 LIVE = msgspec.structs.replace(HONEST, version=1, parameters=(Parameter("w", "float32", (2,)),))
 LIAR = """
 import sys
@@ -89,6 +91,8 @@ def test_an_honest_one_is_believed(loop: Loop) -> None:
 OTHER_MODEL = msgspec.structs.replace(HONEST, model="n")
 OTHER_NUMBER = msgspec.structs.replace(HONEST, version=3)
 OTHER_SIZE = msgspec.structs.replace(HONEST, segments=(2 * PAGE,))
+OTHER_ENGINE = msgspec.structs.replace(HONEST, stamp={"engine": "plain"})
+NO_STAMP = msgspec.structs.replace(HONEST, stamp={})
 STAGED = "report(protocol.Staged(8192))"
 LIES = {
     "unsealed": (f"fill({page(HONEST)!r}, 0); {STAGED}", StagingError, "not sealed"),
@@ -100,6 +104,8 @@ LIES = {
     "other model": (f"fill({page(OTHER_MODEL)!r}); {STAGED}", StagingError, "made 'n' version 2"),
     "other number": (f"fill({page(OTHER_NUMBER)!r}); {STAGED}", StagingError, "'m' version 3"),
     "other size": (f"fill({page(OTHER_SIZE)!r}); {STAGED}", BadManifestError, "this one has 8192"),
+    "other engine": (f"fill({page(OTHER_ENGINE)!r}); {STAGED}", StagingError, "another engine"),
+    "no stamp": (f"fill({page(NO_STAMP)!r}); {STAGED}", StagingError, "another engine"),
     "no report": (f"fill({page(HONEST)!r})", StagingError, "status 0 and no result"),
     "bad status": (f"fill({page(HONEST)!r}); {STAGED}; sys.exit(7)", StagingError, "status 7"),
     "nonsense": ("os.write(int(sys.argv[-1]), b'hello')", StagingError, "reported nonsense"),
