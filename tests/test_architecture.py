@@ -130,3 +130,11 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose)
     missing = [t for t in targets if ":" not in t and not (page.parent / t).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short)
+def test_a_page_names_only_tests_that_exist(page: Path) -> None:
+    tests = "\n".join(path.read_text() for path in files_in("tests"))
+    files = {path.stem for path in files_in("tests")}
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert not {name for name in named - files if f"def {name}(" not in tests}
