@@ -5,6 +5,7 @@ load or publish takes it; it is given back when its connection closes, and a job
 then cancelled: whoever asked is gone.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -98,17 +99,26 @@ class AdminPlane:
         if connection is None:
             return
         try:
-            peer = Peer.of(connection.sock)
-        except (RefusedError, OSError):
+            visitor = _Visitor(connection, self._identify(connection), {})
+        except RefusedError as error:
+            with connection, contextlib.suppress(BrokenPeerError):
+                connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
+            return
+        except OSError:
             connection.close()
             return
-        peer.process.close()
-        if len(self._visitors) >= _MAX_CONNECTIONS:
-            connection.close()
-            return
-        visitor = _Visitor(connection, peer.uid, {})
         self._visitors.add(visitor)
         self._loop.add(connection.fileno(), lambda: self._read(visitor))
+
+    def _identify(self, connection: Connection) -> int:
+        """The uid of the peer; RefusedError when it may not stay."""
+        peer = Peer.of(connection.sock)
+        peer.process.close()
+        if len(self._visitors) >= _MAX_CONNECTIONS:
+            raise LimitError(
+                f"files are being offered on {_MAX_CONNECTIONS} connections already; try again"
+            )
+        return peer.uid
 
     def _read(self, visitor: _Visitor) -> None:
         try:

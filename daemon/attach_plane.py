@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from weightd.daemon.loop import Loop
-from weightd.daemon.visitor import ThreadReader, Visitor
+from weightd.daemon.visitor import PATIENCE, UNREAD_RETRY_S, ThreadReader, Visitor
 from weightd.errors import (
     BadRequestError,
     BrokenPeerError,
@@ -37,8 +37,7 @@ _SILENT_TOTAL = 1024
 _SILENT_THREADS = 128
 _SWEEP_S = 1.0
 _NO_DESCRIPTORS_S = 0.1
-_UNREAD_RETRY_S = 0.01
-_PATIENCE = 1000  # looks at a peer that asks and does not read
+_EVICTED_AT_ONCE = 8  # when descriptors run out
 _ACCEPTS_PER_TURN = 64
 
 
@@ -124,18 +123,24 @@ class AttachPlane:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 connection = self._listener.accept()
-            except OSError:  # no descriptors left: a silent peer's goes to the next one
-                self._evict(self._silent()[:1])
-                self._stop_listening()  # it would stay readable
-                self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
+            except OSError:
+                self._make_descriptors()
                 return
             if connection is None:
                 return
             self._welcome(connection)
 
+    def _make_descriptors(self) -> None:
+        """None are left: those of the silent go to the next ones; without any, wait a while."""
+        silent = self._silent()
+        self._evict(silent[:_EVICTED_AT_ONCE])
+        if not silent:
+            self._stop_listening()  # it would stay readable
+            self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
+
     def _welcome(self, connection: Connection) -> None:
         try:
-            peer = Peer.of(connection.sock)
+            peer = self._identify(connection)
         except RefusedError as error:
             log.warning("refused a connection: %s", error)
             self._refuse(connection, error)
@@ -166,6 +171,14 @@ class AttachPlane:
         except (OSError, RuntimeError) as error:  # out of descriptors or threads
             log.warning("process %d is turned away: %s", visitor.peer.pid, error)
             self._close(visitor)
+            self._evict(self._silent()[:_EVICTED_AT_ONCE])
+
+    def _identify(self, connection: Connection) -> Peer:
+        try:
+            return Peer.of(connection.sock)
+        except OSError:
+            self._evict(self._silent()[:_EVICTED_AT_ONCE])
+            return Peer.of(connection.sock)
 
     @staticmethod
     def _refuse(connection: Connection, error: RefusedError) -> None:
@@ -231,10 +244,10 @@ class AttachPlane:
         """Look again in a moment; a peer that is gone shows by then, or in the sweep."""
         self._stop_polling(visitor)
         visitor.pauses += 1
-        if visitor.pauses > _PATIENCE:
+        if visitor.pauses > PATIENCE:
             self._close(visitor)
             return
-        self._loop.call_later(_UNREAD_RETRY_S, lambda: self._resume(visitor))
+        self._loop.call_later(UNREAD_RETRY_S, lambda: self._resume(visitor))
 
     def _resume(self, visitor: Visitor) -> None:
         if not visitor.is_closed:

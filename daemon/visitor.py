@@ -13,6 +13,9 @@ from weightd.errors import BrokenPeerError
 from weightd.ipc.peer import Peer
 from weightd.ipc.seqpacket import Connection, Received
 
+UNREAD_RETRY_S = 0.01
+PATIENCE = 1000  # looks at a peer that asks and does not read
+
 
 @dataclass(eq=False)
 class Visitor:
@@ -68,7 +71,7 @@ class ThreadReader:
         self._ended = ended
         # Own descriptor: the loop closes the visitor's while this thread may still wait on it.
         self._connection = Connection(visitor.connection.sock.dup(), max_fds=0)
-        self._taken = threading.Semaphore(1)  # one message on its way to the loop at a time
+        self._taken = threading.Semaphore(1)  # one message that the loop has not answered yet
         self._thread = threading.Thread(target=self._run, name="attach-reader", daemon=True)
         try:
             self._thread.start()
@@ -85,16 +88,17 @@ class ThreadReader:
     def _run(self) -> None:
         with self._connection:
             while not self._visitor.is_closed:
+                self._taken.acquire()
                 self._wait_for_input()
                 if not self._wait_until_read():
                     break
                 try:
                     received = self._connection.receive()
                 except BlockingIOError:
+                    self._taken.release()
                     continue
                 except BrokenPeerError:
                     break
-                self._taken.acquire()
                 self._loop.call_soon(partial(self._hand_over, received))
         self._loop.call_soon(lambda: self._ended(self._visitor))
 
@@ -104,12 +108,16 @@ class ThreadReader:
         poller.poll()
 
     def _wait_until_read(self) -> bool:
-        """Backpressure, as the loop's own reader has it. False when the visitor was closed."""
+        """Backpressure, as the loop's own reader has it. False when the visitor was closed, or has
+        not read for too long."""
         pause = threading.Event()
-        while not self._visitor.is_closed:
-            if self._connection.unread_nbytes() == 0:
+        for _ in range(PATIENCE):
+            if self._visitor.is_closed:
+                return False
+            if not self._visitor.has_unread_fd or self._connection.unread_nbytes() == 0:
+                self._visitor.has_unread_fd = False
                 return True
-            pause.wait(0.01)
+            pause.wait(UNREAD_RETRY_S)
         return False
 
     def _hand_over(self, received: Received) -> None:

@@ -139,3 +139,19 @@ def test_a_number_used_again_in_the_same_turn_does_not_reach_the_callback_of_bef
     assert seen == ["replaced"]
     for fd in ready:
         os.close(fd)
+
+
+def test_calls_that_call_again_do_not_keep_descriptors_waiting(loop: Loop) -> None:
+    ready = os.eventfd(1)
+    calls = 0
+
+    def call_again() -> None:
+        nonlocal calls
+        calls += 1
+        assert calls < 100, "the descriptor was never looked at"
+        loop.call_soon(call_again)
+
+    loop.call_soon(call_again)
+    loop.call_later(0.0, lambda: loop.add(ready, loop.stop))
+    loop.run()
+    os.close(ready)

@@ -1,5 +1,6 @@
 """The control requests of a daemon, as methods."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -205,10 +206,12 @@ class Client:
 
     def _exchange(self, connection: seqpacket.Connection, raw: bytes, fds: list[int]) -> bytes:
         try:
-            if connection.send(raw, fds):
+            is_sent = connection.send(raw, fds)
+        except BrokenPeerError:  # a daemon that hung up may have said why before
+            is_sent = True
+        with contextlib.suppress(TimeoutError):
+            if is_sent:
                 return connection.receive().raw
-        except TimeoutError:
-            pass
         raise DaemonTimeoutError(f"the daemon did not take the file in {self._timeout_s} s")
 
 

@@ -1,0 +1,358 @@
+"""The control and admin sockets against peers that only the file mode has let in: raw ZMTP of every
+version, garbage, silence, files that are none. The daemon lives and answers."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import weightd
+from tests.daemons import LENET, Daemon, running_daemon
+from tests.helpers import wait_until
+from tests.raw import TIMEOUT_S, control, daemon_unharmed, raw_admin
+from weightd.errors import BadRequestError, LimitError, from_wire
+from weightd.ipc import protocol
+from weightd.ipc.protocol import pack
+
+STATUS = protocol.encode(protocol.Status())
+SHUTDOWN = protocol.encode(protocol.Shutdown())
+OFFER = protocol.Offer("file")
+MORE, COMMAND, LONG = 1, 4, 2
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Daemon]:
+    with running_daemon() as daemon:
+        daemon.client.status()
+        yield daemon
+
+
+@pytest.fixture
+def daemon(shared: Daemon) -> Iterator[Daemon]:
+    """A daemon that must be as it was when the test has ended, and hold nothing."""
+    with daemon_unharmed(shared):
+        yield shared
+        assert shared.client.current_pid() == os.getpid()
+        assert shared.client.status().models == {}
+        wait_until(lambda: shared.client.status().held_nbytes == 0)
+
+
+@contextmanager
+def stream(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.connect(os.fspath(path))
+        yield sock
+
+
+# --- ZMTP by hand ------------------------------------------------------------------------
+
+
+def zmtp1(*parts: bytes) -> bytes:
+    """An anonymous peer of ZMTP 1: lengths count the flags."""
+    last = len(parts) - 1
+    frames = [bytes([len(p) + 1, MORE if i < last else 0]) + p for i, p in enumerate(parts)]
+    return b"\x01\x00" + b"".join(frames)
+
+
+def frames(*parts: bytes) -> bytes:
+    """One message as ZMTP 2 and 3 write it."""
+    out = b""
+    for index, part in enumerate(parts):
+        flags = MORE if index < len(parts) - 1 else 0
+        if len(part) < 256:
+            out += bytes([flags, len(part)]) + part
+        else:
+            out += bytes([flags | LONG]) + len(part).to_bytes(8, "big") + part
+    return out
+
+
+def zmtp2(*parts: bytes) -> bytes:
+    """A DEALER of ZMTP 2 without an identity."""
+    signature = b"\xff" + bytes(8) + b"\x7f"
+    return signature + b"\x01\x05" + frames(b"") + frames(*parts)
+
+
+def handshake(**properties: bytes) -> bytes:
+    """Of a DEALER of ZMTP 3 with the NULL mechanism. properties: besides Socket-Type."""
+    ready = b"\x05READY"
+    for name, value in ({"Socket_Type": b"DEALER"} | properties).items():
+        key = name.replace("_", "-").encode()
+        ready += bytes([len(key)]) + key + len(value).to_bytes(4, "big") + value
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    return greeting + bytes([COMMAND | LONG]) + len(ready).to_bytes(8, "big") + ready
+
+
+class Zmtp3:
+    """A connection that has shaken hands."""
+
+    def __init__(self, sock: socket.socket, **properties: bytes) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb")
+        sock.sendall(handshake(**properties))
+        assert self._receive(64)[10] == 3
+        flags, _ = self._frame()
+        assert flags & COMMAND
+
+    def say(self, *parts: bytes) -> None:
+        self._sock.sendall(frames(*parts))
+
+    def hear(self) -> list[bytes]:
+        parts = []
+        flags = MORE
+        while flags & MORE:
+            flags, part = self._frame()
+            parts.append(part)
+        return parts
+
+    def _frame(self) -> tuple[int, bytes]:
+        flags = self._receive(1)[0]
+        nbytes = int.from_bytes(self._receive(8 if flags & LONG else 1), "big")
+        return flags, self._receive(nbytes)
+
+    def _receive(self, nbytes: int) -> bytes:
+        raw = self._file.read(nbytes)
+        assert len(raw) == nbytes, "hung up"
+        return raw
+
+
+def answer_to(daemon: Daemon, raw: bytes, **properties: bytes) -> Any:
+    with stream(daemon.folder.control) as sock:
+        peer = Zmtp3(sock, **properties)
+        peer.say(b"1", raw)
+        request_id, reply = peer.hear()
+        assert request_id == b"1"
+        return protocol.decode(reply, protocol.ControlReply)
+
+
+def test_a_peer_made_by_hand_is_served_as_the_process_that_it_is(daemon: Daemon) -> None:
+    request = protocol.encode(protocol.CurrentPid())
+    assert answer_to(daemon, request) == protocol.YourPid(os.getpid())
+    spoofed = {"Peer_Address": b"localhost:0:0:1", "Identity": b"someone"}
+    assert answer_to(daemon, request, **spoofed) == protocol.YourPid(os.getpid())
+    assert answer_to(daemon, request, Identity=b"i" * 255).pid == os.getpid()
+
+
+@pytest.mark.parametrize("dialect", [zmtp1, zmtp2])
+def test_a_peer_of_an_old_zmtp_has_no_identity_and_no_say(
+    daemon: Daemon, dialect: Callable[..., bytes]
+) -> None:
+    with stream(daemon.folder.control) as sock:
+        sock.sendall(dialect(b"1", SHUTDOWN))
+        assert sock.recv(64)  # the greeting: a peer was made of it
+    for _ in range(20):
+        assert daemon.client.status().pid == daemon.pid
+    assert "stopping" not in daemon.log()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(SHUTDOWN,), (b"", b"1", SHUTDOWN), (b"1", SHUTDOWN, b""), (b"1" * 17, SHUTDOWN), (b"",) * 99],
+    ids=["one frame", "a delimiter", "a frame too many", "a long id", "99 frames"],
+)
+def test_a_message_of_another_shape_is_dropped_and_the_connection_goes_on(
+    daemon: Daemon, parts: tuple[bytes, ...]
+) -> None:
+    with stream(daemon.folder.control) as sock:
+        peer = Zmtp3(sock)
+        peer.say(*parts)
+        peer.say(b"2", STATUS)
+        assert peer.hear()[0] == b"2"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xc1",
+        SHUTDOWN[:-1],
+        SHUTDOWN * 2,
+        pack([]),
+        pack({"type": "Halt"}),
+        pack({"type": "Shutdown", "now": True}),
+        pack({"type": "Allow", "model": "lenet", "pids": [0]}),
+        pack({"type": "Allow", "model": "lenet", "pids": [2**31]}),
+        pack({"type": "Allow", "model": "lenet", "pids": [1] * 4097}),
+        pack({"type": "Load", "model": "a/b", "ticket": 1}),
+        pack({"type": "Load", "model": "lenet", "ticket": 1, "engine": "other"}),
+        protocol.encode(protocol.Attach("lenet")),
+        b"\x91" * 60_000,
+    ],
+    ids=range(14),
+)
+def test_what_is_no_request_is_refused_by_name(daemon: Daemon, raw: bytes) -> None:
+    answer = answer_to(daemon, raw)
+    assert isinstance(from_wire(answer.code, answer.text), BadRequestError)
+
+
+def test_a_message_over_the_limit_ends_its_connection(daemon: Daemon) -> None:
+    with stream(daemon.folder.control) as sock:
+        peer = Zmtp3(sock)
+        with contextlib.suppress(ConnectionError):
+            peer.say(b"1", bytes(2 * protocol.MAX_MESSAGE_NBYTES))
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("socket_name", ["control", "events"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 4096,
+        bytes(4096),
+        handshake()[:40],
+        handshake()[:-3],
+    ],
+    ids=["silence", "http", "ones", "zeros", "half a greeting", "half a handshake"],
+)
+def test_bytes_that_are_no_zmtp_harm_nobody(daemon: Daemon, socket_name: str, raw: bytes) -> None:
+    with stream(getattr(daemon.folder, socket_name)) as sock:
+        sock.sendall(raw)
+        assert daemon.client.status().pid == daemon.pid
+
+
+def test_two_hundred_raw_connections_stop_nobody(daemon: Daemon) -> None:
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(stream(daemon.folder.control)).sendall(b"\xff")
+        assert daemon.client.status().pid == daemon.pid
+        with weightd.Client(daemon.runtime_dir) as another:
+            assert another.current_pid() == os.getpid()
+
+
+# --- files that are offered --------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: str | Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("offer", "count"), [(OFFER, 0), (OFFER, 2), (protocol.Offer("file", has_folder=True), 1)]
+)
+def test_an_offer_with_another_number_of_descriptors_is_refused(
+    daemon: Daemon, offer: protocol.Offer, count: int
+) -> None:
+    with raw_admin(daemon) as raw, opened(LENET) as fd:
+        error = raw.refusal(offer, [fd] * count)
+        assert isinstance(error, BadRequestError)
+        assert isinstance(raw.ask(OFFER, [fd]), protocol.Offered)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 16, 250])
+def test_an_offer_with_too_many_descriptors_ends_the_connection(daemon: Daemon, count: int) -> None:
+    with raw_admin(daemon) as raw, opened(LENET) as fd:
+        raw.say(OFFER, [fd] * count)
+        raw.assert_hung_up()
+
+
+@pytest.mark.parametrize("garbage", [b"\xc1", SHUTDOWN, protocol.encode(OFFER)[:-1]], ids=range(3))
+def test_garbage_on_the_admin_socket_is_refused_and_its_descriptors_are_closed(
+    daemon: Daemon, garbage: bytes
+) -> None:
+    with raw_admin(daemon) as raw, opened(LENET) as fd:
+        assert isinstance(raw.refusal(garbage, [fd, fd]), BadRequestError)
+
+
+@contextmanager
+def odd_file(kind: str, folder: Path) -> Iterator[int]:
+    """A descriptor that is not of a regular file open for reading."""
+    ends = os.pipe()
+    pair = socket.socketpair()
+    fds = {
+        "a pipe": lambda: os.dup(ends[0]),
+        "a folder": lambda: os.open(folder, os.O_RDONLY),
+        "a socket": lambda: os.dup(pair[0].fileno()),
+        "a name only": lambda: os.open(LENET, os.O_PATH),
+        "write only": lambda: os.open(folder / "new", os.O_WRONLY | os.O_CREAT),
+        "an empty file": lambda: os.memfd_create("empty"),
+        "endless zeros": lambda: os.open("/dev/zero", os.O_RDONLY),
+        "the kernel's": lambda: os.open("/proc/self/maps", os.O_RDONLY),
+        "an eventfd": lambda: os.eventfd(0),
+        "a process": lambda: os.pidfd_open(os.getpid()),
+    }
+    fd = fds[kind]()
+    try:
+        yield fd
+    finally:
+        for each in (fd, *ends):
+            os.close(each)
+        for end in pair:
+            end.close()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a pipe",
+        "a folder",
+        "a socket",
+        "a name only",
+        "write only",
+        "an empty file",
+        "endless zeros",
+        "the kernel's",
+        "an eventfd",
+        "a process",
+    ],
+)
+def test_a_descriptor_that_is_no_model_file_is_refused_typed(
+    daemon: Daemon, tmp_path: Path, kind: str
+) -> None:
+    with raw_admin(daemon) as raw, odd_file(kind, tmp_path) as fd:
+        ticket = raw.ask(OFFER, [fd]).ticket
+        answer = control(daemon, protocol.Load("odd", ticket))
+        assert answer.code in ("BadFileError", "UnsealedSegmentError"), answer
+
+
+def test_a_ticket_is_good_once_and_while_its_connection_lasts(daemon: Daemon) -> None:
+    def refusal(ticket: int) -> str:
+        answer = control(daemon, protocol.Load("lenet", ticket, dry_run=True))
+        return str(answer.code)
+
+    with raw_admin(daemon) as raw, opened(LENET) as fd:
+        ticket = raw.ask(OFFER, [fd]).ticket
+        answer = control(daemon, protocol.Load("lenet", ticket, dry_run=True))
+        assert isinstance(answer, protocol.Live)
+        assert refusal(ticket) == "BadRequestError"
+        assert refusal(ticket ^ 1) == "BadRequestError"
+        unused = raw.ask(OFFER, [fd]).ticket
+    assert refusal(unused) == "BadRequestError"
+
+
+def test_a_connection_has_a_bounded_number_of_offers(daemon: Daemon) -> None:
+    with raw_admin(daemon) as raw, opened(LENET) as fd:
+        for _ in range(4):
+            assert isinstance(raw.ask(OFFER, [fd]), protocol.Offered)
+        assert isinstance(raw.refusal(OFFER, [fd]), LimitError)
+
+
+def test_the_admin_connection_over_the_limit_hears_why_and_the_next_finds_room(
+    daemon: Daemon,
+) -> None:
+    with ExitStack() as stack, opened(LENET) as fd:
+        many = [stack.enter_context(raw_admin(daemon)) for _ in range(64)]
+        assert isinstance(many[-1].ask(OFFER, [fd]), protocol.Offered)
+        with pytest.raises(LimitError, match="64 connections"):
+            daemon.client.load("lenet", LENET)
+        many[0].close()
+        wait_until(lambda: can_load(daemon))
+
+
+def can_load(daemon: Daemon) -> bool:
+    try:
+        return daemon.client.load("lenet", LENET, dry_run=True) == 1
+    except LimitError:
+        return False
