@@ -15,7 +15,6 @@ import select
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Self, assert_never
 
 from weightd.backends.base import Session, named
@@ -170,12 +169,7 @@ class Attachment:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

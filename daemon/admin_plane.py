@@ -5,12 +5,12 @@ load or publish takes it; it is given back when its connection closes, and a job
 then cancelled: whoever asked is gone.
 """
 
-import contextlib
 import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.errors import (
     BadRequestError,
@@ -27,7 +27,6 @@ from weightd.ipc.seqpacket import Connection, Listener, Received
 
 _MAX_CONNECTIONS = 64
 _OFFERS_PER_CONNECTION = 4
-_NO_DESCRIPTORS_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,15 @@ class _Visitor:
 
 
 class AdminPlane:
-    """Owns the listener, its connections and the offers that wait."""
+    """Owns its door, the connections and the offers that wait."""
 
     def __init__(
         self, loop: Loop, folder: RuntimeFolder, when_withdrawn: Callable[[int], object]
     ) -> None:
         self._loop = loop
         self._when_withdrawn = when_withdrawn
-        self._listener = Listener(folder.admin, mode=0o600, max_fds=2)
         self._visitors: set[_Visitor] = set()
-        self._is_listening = False
-        self._listen()
+        self._door = Door(loop, Listener(folder.admin, mode=0o600, max_fds=2), self._welcome)
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""
@@ -76,49 +73,17 @@ class AdminPlane:
     def close(self) -> None:
         for visitor in list(self._visitors):
             self._close(visitor)
-        self._stop_listening()
-        self._listener.close()
+        self._door.close()
 
-    def _listen(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.add(self._listener.fileno(), self._accept)
-            self._is_listening = True
-
-    def _stop_listening(self) -> None:
-        if self._is_listening:
-            self._loop.remove(self._listener.fileno())
-            self._is_listening = False
-
-    def _accept(self) -> None:
-        try:
-            connection = self._listener.accept()
-        except OSError:  # no descriptors left: it waits in the queue, and so do we
-            self._stop_listening()
-            self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
-            return
-        if connection is None:
-            return
-        try:
-            visitor = _Visitor(connection, self._identify(connection), {})
-        except RefusedError as error:
-            with connection, contextlib.suppress(BrokenPeerError):
-                connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
-            return
-        except OSError:
-            connection.close()
-            return
-        self._visitors.add(visitor)
-        self._loop.add(connection.fileno(), lambda: self._read(visitor))
-
-    def _identify(self, connection: Connection) -> int:
-        """The uid of the peer; RefusedError when it may not stay."""
-        peer = Peer.of(connection.sock)
-        peer.process.close()
+    def _welcome(self, connection: Connection, peer: Peer) -> None:
         if len(self._visitors) >= _MAX_CONNECTIONS:
             raise LimitError(
                 f"files are being offered on {_MAX_CONNECTIONS} connections already; try again"
             )
-        return peer.uid
+        peer.process.close()
+        visitor = _Visitor(connection, peer.uid, {})
+        self._visitors.add(visitor)
+        self._loop.add(connection.fileno(), lambda: self._read(visitor))
 
     def _read(self, visitor: _Visitor) -> None:
         try:

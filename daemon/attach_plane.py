@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.daemon.visitor import PATIENCE, UNREAD_RETRY_S, ThreadReader, Visitor
 from weightd.errors import (
@@ -22,7 +23,6 @@ from weightd.errors import (
     BrokenPeerError,
     LimitError,
     RefusedError,
-    WeightdError,
     to_wire,
 )
 from weightd.ipc import protocol
@@ -36,9 +36,7 @@ _SILENT_PER_UID = 256
 _SILENT_TOTAL = 1024
 _SILENT_THREADS = 128
 _SWEEP_S = 1.0
-_NO_DESCRIPTORS_S = 0.1
 _EVICTED_AT_ONCE = 8  # when descriptors run out
-_ACCEPTS_PER_TURN = 64
 
 
 class Desk(Protocol):
@@ -53,7 +51,7 @@ class Desk(Protocol):
 
 
 class AttachPlane:
-    """Owns the listener and every connection. lease ids are the catalog's."""
+    """Owns its door and every connection. lease ids are the catalog's."""
 
     def __init__(
         self,
@@ -67,14 +65,13 @@ class AttachPlane:
     ) -> None:
         self._loop = loop
         self._desk = desk
-        self._listener = Listener(folder.attach, mode=mode, max_fds=0)
-        self._in_threads = read_in_threads or not self._listener.refuses_descriptors
+        listener = Listener(folder.attach, mode=mode, max_fds=0)
+        self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
         self._hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
-        self._is_listening = False
-        self._listen()
+        self._door = Door(loop, listener, self._welcome, self._make_room)
         loop.call_later(_SWEEP_S, self._sweep)
 
     @property
@@ -104,53 +101,14 @@ class AttachPlane:
     def close(self) -> None:
         for visitor in list(self._visitors.values()):
             self._close(visitor)
-        self._stop_listening()
-        self._listener.close()
+        self._door.close()
 
     # --- connections ---------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.add(self._listener.fileno(), self._accept)
-            self._is_listening = True
-
-    def _stop_listening(self) -> None:
-        if self._is_listening:
-            self._loop.remove(self._listener.fileno())
-            self._is_listening = False
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                connection = self._listener.accept()
-            except OSError:
-                self._make_descriptors()
-                return
-            if connection is None:
-                return
-            self._welcome(connection)
-
-    def _make_descriptors(self) -> None:
-        """None are left: those of the silent go to the next ones; without any, wait a while."""
-        silent = self._silent()
-        self._evict(silent[:_EVICTED_AT_ONCE])
-        if not silent:
-            self._stop_listening()  # it would stay readable
-            self._loop.call_later(_NO_DESCRIPTORS_S, self._listen)
-
-    def _welcome(self, connection: Connection) -> None:
-        try:
-            peer = self._identify(connection)
-        except RefusedError as error:
-            log.warning("refused a connection: %s", error)
-            self._refuse(connection, error)
-            return
-        except OSError:
-            connection.close()  # out of descriptors
-            return
+    def _welcome(self, connection: Connection, peer: Peer) -> None:
         visitor = Visitor(connection, peer, time.monotonic())
         self._visitors[connection.fileno()] = visitor
-        self._make_room(peer.uid)
+        self._keep_bounds(peer.uid)
         if self._in_threads:
             self._read_in_thread(visitor)
         else:
@@ -171,22 +129,7 @@ class AttachPlane:
         except (OSError, RuntimeError) as error:  # out of descriptors or threads
             log.warning("process %d is turned away: %s", visitor.peer.pid, error)
             self._close(visitor)
-            self._evict(self._silent()[:_EVICTED_AT_ONCE])
-
-    def _identify(self, connection: Connection) -> Peer:
-        try:
-            return Peer.of(connection.sock)
-        except OSError:
-            self._evict(self._silent()[:_EVICTED_AT_ONCE])
-            return Peer.of(connection.sock)
-
-    @staticmethod
-    def _refuse(connection: Connection, error: RefusedError) -> None:
-        with connection:
-            try:
-                connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
-            except WeightdError:
-                return
+            self._make_room()
 
     def _silent(self, uid: int | None = None) -> list[Visitor]:
         """Those without a lease, oldest first."""
@@ -196,7 +139,13 @@ class AttachPlane:
             if visitor.lease is None and uid in (None, visitor.peer.uid)
         ]
 
-    def _make_room(self, uid: int) -> None:
+    def _make_room(self) -> bool:
+        """Descriptors have run out: those of the silent go to the next ones."""
+        silent = self._silent()
+        self._evict(silent[:_EVICTED_AT_ONCE])
+        return bool(silent)
+
+    def _keep_bounds(self, uid: int) -> None:
         silent = len(self._visitors) - len(self._by_lease)
         if silent <= min(_SILENT_PER_UID, self._silent_total):
             return

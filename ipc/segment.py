@@ -16,7 +16,6 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from weightd.errors import ClosedError, InsufficientMemoryError, UnsealedSegmentError
@@ -149,12 +148,7 @@ class Segment:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 

@@ -28,7 +28,7 @@ from weightd.ipc.protocol import pack
 ATTACH = protocol.Attach("lenet")
 OLD_KERNEL = (sys.executable, str(WORKERS / "old_kernel.py"))
 BOTH_WAYS = pytest.mark.parametrize("in_threads", [False, True], ids=["in the loop", "in threads"])
-PROMPT_S = 1.0
+PROMPT_S = 3.0  # on a busy machine, against deadlines of 10 s and a linger of 30 s
 
 NO_MESSAGES = {
     "garbage": b"\xc1 no msgpack",

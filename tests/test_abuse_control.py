@@ -45,8 +45,8 @@ def daemon(shared: Daemon) -> Iterator[Daemon]:
 @contextmanager
 def stream(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(os.fspath(path))  # waits for room in the queue, as with a timeout it would not
         sock.settimeout(TIMEOUT_S)
-        sock.connect(os.fspath(path))
         yield sock
 
 

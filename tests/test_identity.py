@@ -32,6 +32,12 @@ def workers_of(daemon: Daemon) -> list[int]:
     return [worker.pid for worker in daemon.client.status().workers]
 
 
+def connections_of(daemon: Daemon) -> int:
+    """The daemon's ends of attach connections, in the kernel's list of Unix sockets."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {daemon.folder.attach}") for line in lines) - 1  # the listener
+
+
 def is_refused(answer: Any) -> bool:
     return bool(answer["error"][0] == "NotAllowedError")
 
@@ -105,6 +111,7 @@ def test_a_child_that_holds_the_connection_does_not_keep_its_dead_parents_lease(
     lenet.load_lenet("gone")
     lenet.client.allow("gone", raw.pid)
     raw.ask("attach", model="gone")
+    assert connections_of(lenet) == 1
     child = raw.ask("in_child", what="nothing")["child"]
     before = lenet.client.status().held_nbytes
     lenet.client.unload("gone")
@@ -114,6 +121,7 @@ def test_a_child_that_holds_the_connection_does_not_keep_its_dead_parents_lease(
     os.kill(child, 0)  # it lives, and has the socket
     wait_until(lambda: lenet.client.status().held_nbytes < before)
     assert workers_of(lenet) == []
+    wait_until(lambda: connections_of(lenet) == 0)
 
 
 # --- PID namespaces, and PIDs that come again --------------------------------------------

@@ -1,0 +1,92 @@
+"""A listening socket in the loop: identifies who comes, turns away whom it must, and rests while
+there are no descriptors."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from weightd.daemon.loop import Loop
+from weightd.errors import BrokenPeerError, RefusedError, to_wire
+from weightd.ipc import protocol
+from weightd.ipc.peer import Peer
+from weightd.ipc.seqpacket import Connection, Listener
+
+log = logging.getLogger("weightd.door")
+
+_REST_S = 0.1
+_ACCEPTS_PER_TURN = 64
+
+WhenConnected = Callable[[Connection, Peer], object]
+
+
+class Door:
+    """Owns the listener. Calls `when_connected` with each connection and its peer, which are the
+    callee's then, unless it raises RefusedError: the peer is told and gone.
+
+    When descriptors run out `make_room` may free some, and says whether it did; else the door rests
+    a while, since a listener that cannot accept would keep the loop awake.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: Listener,
+        when_connected: WhenConnected,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._when_connected = when_connected
+        self._make_room = make_room
+        self._is_open = False
+        self._open()
+
+    def close(self) -> None:
+        self._rest()
+        self._listener.close()
+
+    def _open(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add(self._listener.fileno(), self._accept)
+            self._is_open = True
+
+    def _rest(self) -> None:
+        if self._is_open:
+            self._loop.remove(self._listener.fileno())
+            self._is_open = False
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                if not self._make_room():
+                    self._rest()
+                    self._loop.call_later(_REST_S, self._open)
+                return
+            if connection is None:
+                return
+            self._admit(connection)
+
+    def _admit(self, connection: Connection) -> None:
+        with contextlib.ExitStack() as on_refusal:
+            on_refusal.enter_context(connection)
+            try:
+                peer = self._identify(connection)
+                on_refusal.callback(peer.process.close)
+                self._when_connected(connection, peer)
+            except RefusedError as error:
+                log.warning("refused a connection: %s", error)
+                with contextlib.suppress(BrokenPeerError):
+                    connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
+            except OSError as error:  # no descriptor left to identify it by
+                log.warning("turned a connection away: %s", error.strerror)
+            else:
+                on_refusal.pop_all()
+
+    def _identify(self, connection: Connection) -> Peer:
+        try:
+            return Peer.of(connection.sock)
+        except OSError:
+            self._make_room()
+            return Peer.of(connection.sock)
