@@ -276,7 +276,7 @@ class Attachment:
         return pause_us
 
     def _lost(self, error: WeightdError) -> None:
-        if not self._is_closing:
+        if not self._is_closing and not self.lag:  # a Goodbye has said it
             log.warning("%s; predictions go on with the version that is mapped", error)
 
 

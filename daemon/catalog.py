@@ -24,6 +24,7 @@ from weightd.daemon.model import (
 from weightd.errors import (
     BadHandleError,
     BusyError,
+    IllegalTransitionError,
     LimitError,
     ModelExistsError,
     NotAllowedError,
@@ -108,6 +109,8 @@ class Catalog:
         model = self.model(name)
         if number is None:
             number = self._previously_live(model)
+        if number == model.live.number:
+            raise IllegalTransitionError(f"version {number} of {name!r} is live already")
         return self._make_live(model, self.version(name, number), Event.ROLLBACK)
 
     def _previously_live(self, model: Model) -> int:

@@ -128,7 +128,7 @@ class Server:
         self.is_stopping = True
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
-        self._attach_plane.say_goodbye(reason)
+        self._attach_plane.say_goodbye(f"the daemon stops ({reason})")
         self._stop_when_idle(time.monotonic() + _DRAIN_S)
 
     def _stop_when_idle(self, deadline_s: float) -> None:

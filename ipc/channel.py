@@ -23,6 +23,7 @@ from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 from weightd.ipc.seqpacket import no_daemon
 
 _HIGH_WATER_MARK = 1000
+_BACKLOG = 4096
 _FAREWELL_MS = 200  # how long closing waits for replies to leave
 _PROBE_S = 0.5  # how often a waiting client looks whether the daemon still lives
 
@@ -55,6 +56,7 @@ class ControlServer:
         sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
+        sock.setsockopt(zmq.BACKLOG, _BACKLOG)
         before = os.umask(0o177)
         try:
             sock.bind(f"ipc://{path}")

@@ -22,7 +22,9 @@ MAX_PIDS = 4096
 
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 2**64 - 1
 Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}\Z")]
+_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}\Z"
+_NAME_RULE = "a model's name has 1 to 128 letters, digits and _.:+-, the first one no sign but _"
+ModelName = Annotated[str, msgspec.Meta(pattern=_NAME_PATTERN)]
 VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Engine = Literal["", "plain", "reference"]  # '': as the daemon is set
@@ -352,5 +354,7 @@ def convert(value: Any, kind: "TypeForm[M]") -> M:
         plain: Any = kind  # msgspec's own types know classes only
         converted: M = msgspec.convert(value, plain, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
+        if _NAME_PATTERN in str(error):
+            raise BadRequestError(_NAME_RULE) from error
         raise BadRequestError(f"not a valid message: {error}") from error
     return converted

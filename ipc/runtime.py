@@ -62,7 +62,8 @@ class RuntimeFolder:
         return folder
 
     def create(self, mode: int) -> None:
-        """Make the folder if it is not there; refuse one that others could write to."""
+        """Make the folder if it is not there; refuse one that others could write to, and one that
+        is for something else: its mode would have to change under those who use it."""
         try:
             self.path.mkdir(mode=mode, parents=True, exist_ok=True)
             found = self.path.lstat()
@@ -78,8 +79,18 @@ class RuntimeFolder:
                 f"{found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): they could put their own "
                 f"sockets there; use one of your own, mode {mode:o}"
             )
-        if found.st_uid == os.geteuid():
-            self.path.chmod(mode)
+        if stat.S_IMODE(found.st_mode) != mode:
+            self._make_own(found, mode)
+
+    def _make_own(self, found: os.stat_result, mode: int) -> None:
+        is_ours = found.st_uid == os.geteuid()
+        if not is_ours or (any(self.path.iterdir()) and not self.lock.exists()):
+            raise SettingsError(
+                f"{self.path} is in use for something else (owner uid {found.st_uid}, mode "
+                f"{stat.S_IMODE(found.st_mode):o}, not empty); give a folder of weightd's own, "
+                f"such as {self.path / 'weightd'}"
+            )
+        self.path.chmod(mode)
 
 
 def _first_named(

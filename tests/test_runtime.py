@@ -146,3 +146,22 @@ def test_the_file_that_a_killed_daemon_left_locks_nobody_out(folder: RuntimeFold
     folder.lock.write_text("4711\n")
     with InstanceLock(folder):
         assert folder.lock.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_that_is_for_something_else_keeps_its_mode(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    (home / "letter.txt").write_text("dear")
+    with pytest.raises(SettingsError, match="in use for something else"):
+        RuntimeFolder(home).create(0o700)
+    assert home.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_empty_folder_and_a_former_runtime_folder_get_the_mode(tmp_path: Path) -> None:
+    folder = RuntimeFolder(tmp_path / "run")
+    folder.path.mkdir(mode=0o755)
+    folder.create(0o700)
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    folder.lock.touch()
+    folder.create(0o711)
+    assert folder.path.stat().st_mode & 0o777 == 0o711

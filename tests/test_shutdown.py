@@ -37,7 +37,10 @@ def test_a_signal_ends_it_well_and_workers_go_on_with_right_answers(
     assert lenet.stop(number) == 0
     assert worker.answer()["digests"] == answer
     wait_until(lambda: not worker.ask("state", model="lenet")["connected"])
-    assert worker.ask("state", model="lenet")["lag"] == signal.Signals(number).name
+    assert (
+        worker.ask("state", model="lenet")["lag"]
+        == f"the daemon stops ({signal.Signals(number).name})"
+    )
     assert worker.ask("predict", model="lenet")["digests"] == answer
     assert sockets(lenet) == []
 

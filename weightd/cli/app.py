@@ -3,6 +3,7 @@
 Starting it loads no engine, no numpy and no zmq: each command imports what it needs.
 """
 
+import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from weightd._version import __version__
 from weightd.cli.daemon import demo, events, shutdown, status
 from weightd.cli.doctor import doctor
 from weightd.cli.models import cancel, load, publish, rollback, unload
-from weightd.cli.options import Command
+from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
 from weightd.cli.workers import allow, ps, revoke
@@ -59,10 +60,14 @@ def root(
       weightd publish lenet new.safetensors      # attached workers switch
       weightd status
 
-    Exit status: 0 done, 2 refused or used amiss (one line on stderr says why), 130 Ctrl-C.
+    Exit status: 0 done, 2 refused or used amiss (stderr says why), 130 Ctrl-C.
     """
 
 
 def main() -> None:
     """The entry point."""
-    app(prog_name="weightd")
+    try:
+        app(prog_name="weightd")
+    except OSError as error:  # of the output: a full disk, a closed terminal
+        sys.stderr.write(f"weightd: cannot write the output: {error.strerror}\n")
+        sys.exit(USER_MISTAKE)

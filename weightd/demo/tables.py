@@ -10,17 +10,14 @@ _MIB = 2**20
 
 
 def worker_table(rows: Iterable[WorkerRow]) -> Table:
-    """Where the workers of part 1 stand."""
-    table = _table("worker", "PID", "version", "accuracy", "requests", "req/s", "failed", "torn")
-    table.add_column("last pause", justify="right")
+    """Where the workers of part 1 stand. pause: of the last switch."""
+    table = _table("PID", "version", "accuracy", "requests", "failed", "torn", "pause")
     for row in rows:
         table.add_row(
-            row.name,
             str(row.pid),
             f"v{row.version}" if row.version else "-",
             f"{row.accuracy:.1%}",
             f"{row.requests:,}",
-            f"{row.per_s:,.0f}",
             _count(row.failed),
             _count(row.torn),
             f"{row.pause_us:.1f} µs" if row.switches else "-",
