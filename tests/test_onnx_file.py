@@ -173,6 +173,13 @@ def test_an_old_model_that_lists_its_weights_as_inputs_has_only_the_real_ones(
         assert [port.name for port in source.inputs] == ["x"]
 
 
+def test_an_input_that_declares_no_shape_is_refused(tmp_path: Path) -> None:
+    net = model()
+    net.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(BadFileError, match="'x' declares no shape"):
+        open_bytes(tmp_path, net.SerializeToString())
+
+
 def test_functions_metadata_and_constant_nodes_are_kept_and_training_is_not(
     tmp_path: Path,
 ) -> None:

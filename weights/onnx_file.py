@@ -105,8 +105,10 @@ class OnnxSource(Source):
         self.graph = scan.skeleton([self._emitted(item) for item in found])
         model = parse_model(self.graph, self._file.name)
         check_self_contained(model, self._file.name)
-        self.inputs = ports_of(model.graph.input, without=names, what=f"{self._file.name}: input")
-        self.outputs = ports_of(model.graph.output, what=f"{self._file.name}: output")
+        of = self._file.name
+        graph = model.graph
+        self.inputs = ports_of(graph.input, without=names, what=f"{of}: input", is_input=True)
+        self.outputs = ports_of(graph.output, what=f"{of}: output", is_input=False)
 
     def _initializer(self, parts: TensorParts) -> Initializer:
         head = parse_tensor(parts.head, f"{self._file.name}: an initializer")

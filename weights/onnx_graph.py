@@ -65,16 +65,23 @@ def text_of(value: object, what: str) -> str:
 
 
 def ports_of(
-    values: Iterable[onnx.ValueInfoProto], *, without: Collection[str] = (), what: str
+    values: Iterable[onnx.ValueInfoProto],
+    *,
+    without: Collection[str] = (),
+    what: str,
+    is_input: bool,
 ) -> tuple[Port, ...]:
-    """The graph's inputs or outputs; `without` are initializers that old models list as inputs."""
-    ports = [_port(value, what) for value in values if value.name not in without]
+    """The graph's inputs or outputs; `without` are initializers that old models list as inputs.
+    An output may leave its shape open, an input may not."""
+    ports = [
+        _port(value, what, is_input=is_input) for value in values if value.name not in without
+    ]
     if len({port.name for port in ports}) < len(ports):
         raise BadFileError(f"{what}: two of the same name")
     return tuple(ports)
 
 
-def _port(value: onnx.ValueInfoProto, what: str) -> Port:
+def _port(value: onnx.ValueInfoProto, what: str, *, is_input: bool) -> Port:
     name = text_of(value.name, f"{what}: a name")
     of = f"{what} {name[:64]!r}"
     if not value.type.HasField("tensor_type"):
@@ -82,6 +89,11 @@ def _port(value: onnx.ValueInfoProto, what: str) -> Port:
     dtype = DTYPES.get(value.type.tensor_type.elem_type, "")
     if not dtype:
         raise BadFileError(f"{of} has the ONNX dtype {value.type.tensor_type.elem_type}")
+    if is_input and not value.type.tensor_type.HasField("shape"):
+        raise BadFileError(
+            f"{of} declares no shape; give it one when the model is exported, open dimensions "
+            "as names"
+        )
     shape = tuple(_dim(dim, of) for dim in value.type.tensor_type.shape.dim)
     fault = name_fault(name) or tensor_fault(dtype, [dim for dim in shape if isinstance(dim, int)])
     if fault:
