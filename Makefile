@@ -30,7 +30,7 @@ check: $(STAMP)  ## Check the format, the rules, the types and the architecture.
 	@$(BIN)/pytest -q tests/test_architecture.py
 
 bench: $(STAMP)  ## Measure what weightd costs, against the limits of this machine.
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/weightd bench
 
 dist: $(STAMP)  ## Build the sdist, and the wheel from it, into dist/.
 	@rm -rf dist

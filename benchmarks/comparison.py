@@ -1,72 +1,74 @@
-"""Two ways to do one thing, measured in turns so that the machine's noise hits both alike."""
+"""weightd against a floor, and whether a bar holds. Sums only: no clock, no files."""
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-Measure = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """weightd against a floor. ours and floor: one value a round, in `unit`, of the same rounds.
-
-    bar: what ours / floor should at most be, at least where higher_is_better.
-    """
-
-    what: str
-    unit: str
-    floor_name: str
-    ours: tuple[float, ...]
-    floor: tuple[float, ...]
-    bar: float
-    higher_is_better: bool = False
-
-    @property
-    def ratio(self) -> float:
-        """The median over rounds of ours / floor."""
-        return statistics.median(a / b for a, b in zip(self.ours, self.floor, strict=True))
-
-    @property
-    def holds(self) -> bool:
-        return self.ratio >= self.bar if self.higher_is_better else self.ratio <= self.bar
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of some values, and the range that eight in ten of them lie in."""
+    """The middle of some values, the range that eight in ten of them lie in, and the ends."""
 
     median: float
     low: float
     high: float
+    least: float
+    most: float
 
     @classmethod
-    def of(cls, values: tuple[float, ...]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> "Spread":
         ordered = sorted(values)
         tenth = len(ordered) // 10
-        return cls(statistics.median(ordered), ordered[tenth], ordered[-1 - tenth])
+        return cls(
+            statistics.median(ordered), ordered[tenth], ordered[-1 - tenth], ordered[0], ordered[-1]
+        )
 
 
-def in_turns(
-    ours: Measure, floor: Measure, *, rounds: int, warmup: int = 1
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Measure both, one after the other and each first in half of the rounds."""
-    for _ in range(warmup):
-        ours()
-        floor()
-    pairs = []
-    for number in range(rounds):
-        if number % 2:
-            theirs = floor()
-            pairs.append((ours(), theirs))
-        else:
-            mine = ours()
-            pairs.append((mine, floor()))
-    return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
+@dataclass(frozen=True)
+class Bar:
+    """What is wanted: a limit for ours / floor, or for the median of ours alone."""
+
+    limit: float
+    of: Literal["ratio", "ours"] = "ratio"
+    is_least: bool = False
+
+    @classmethod
+    def at_most(cls, limit: float | None, of: Literal["ratio", "ours"] = "ratio") -> "Bar | None":
+        """None where there is no limit."""
+        return None if limit is None else cls(limit, of)
 
 
-def seconds_of(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+@dataclass(frozen=True)
+class Comparison:
+    """One row. ours and floor: values in `unit`, of the same rounds; no floor where there is none.
+
+    measurement: as --only names it. model: as --model does, or ''. workers: how many, where more
+    than one took part.
+    """
+
+    measurement: str
+    what: str
+    unit: str
+    ours: tuple[float, ...]
+    floor: tuple[float, ...] = ()
+    floor_name: str = ""
+    bar: Bar | None = None
+    model: str = ""
+    workers: int = 0
+
+    @property
+    def ratio(self) -> float | None:
+        """The median over rounds of ours / floor; None without a floor."""
+        if not self.floor:
+            return None
+        return statistics.median(a / b for a, b in zip(self.ours, self.floor, strict=True))
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bar is reached; None without a bar."""
+        if self.bar is None:
+            return None
+        value = self.ratio if self.bar.of == "ratio" else statistics.median(self.ours)
+        assert value is not None, "a bar of a ratio needs a floor"
+        return value >= self.bar.limit if self.bar.is_least else value <= self.bar.limit

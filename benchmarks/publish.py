@@ -1,72 +1,61 @@
-"""Publish: from a safetensors file in the page cache to a live version.
+"""Publish: from a file in the page cache to a live version.
 
-The floor is one memcpy of the same bytes into fresh shared memory, by one thread.
+Of plain tensors the floor is one memcpy of the same bytes into fresh shared memory, by one thread.
+Of a model it is what onnxruntime itself takes to read, optimise and pack it.
 """
 
-import mmap
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-import weightd
-from benchmarks.comparison import Comparison, in_turns, seconds_of
-from benchmarks.daemon import running_daemon
-from weightd.ipc import memory
-from weightd.weights.arrays import Array
-from weightd.weights.safetensors import write_safetensors
+from weightd.benchmarks import bare
+from weightd.benchmarks.comparison import Bar, Comparison
+from weightd.benchmarks.daemon import Place
+from weightd.benchmarks.onnxruntime import pack
+from weightd.benchmarks.plan import MIB
+from weightd.benchmarks.subject import Subject
+from weightd.benchmarks.turns import in_turns, seconds_of
+from weightd.benchmarks.weights import write_tensors
 
-MIB = 2**20
-GIB = 2**30
-SIZES = (64 * MIB, 256 * MIB)
-TENSORS = 16
-ROUNDS = 5
-BAR = 0.5
-_COPIES = 5  # the array, the file, two versions, the floor's own memory
-
-
-def compare() -> list[Comparison]:
-    room = memory.available().nbytes
-    with running_daemon() as client:
-        return [_of_size(client, nbytes) for nbytes in SIZES if _COPIES * nbytes < room]
+COPIES = 5  # of the bytes: the array, the file, two versions, the floor's own memory
+_BAR = Bar(0.5, is_least=True)
+_TENSORS = 16
+_GIB = 2**30
 
 
-def _of_size(client: weightd.Client, nbytes: int) -> Comparison:
-    name = f"m{nbytes // MIB}"
+def measure_tensors(place: Place, nbytes: int, rounds: int) -> Comparison:
+    """The rate of plain tensors of this size."""
+    name = f"publish-{nbytes // MIB}"
     source = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
-    with _file_of(source) as path:
-        client.load(name, path)
-        ours, floor = in_turns(
-            lambda: nbytes / GIB / seconds_of(partial(client.publish, name, path)),
-            lambda: nbytes / GIB / seconds_of(partial(_copy_into_fresh_memory, source)),
-            rounds=ROUNDS,
-        )
-    client.unload(name)
-    what = f"publish, {nbytes // MIB} MiB"
-    return Comparison(what, "GiB/s", "memcpy", ours, floor, BAR, higher_is_better=True)
+    file = place.folder / f"{name}.safetensors"
+    write_tensors({f"t{i}": part for i, part in enumerate(np.split(source, _TENSORS))}, file)
+    place.client.load(name, file)
+    ours, floor = in_turns(
+        lambda: nbytes / _GIB / seconds_of(partial(place.client.publish, name, file)),
+        lambda: nbytes / _GIB / seconds_of(partial(bare.copy_into_fresh_memory, source)),
+        rounds=rounds,
+        warmup=1,
+    )
+    place.client.unload(name)
+    file.unlink()
+    what = f"publish, {nbytes // MIB} MiB of tensors"
+    return Comparison("publish", what, "GiB/s", ours, floor, "memcpy", _BAR)
 
 
-@contextmanager
-def _file_of(source: Array) -> Iterator[Path]:
-    """A safetensors file that was just written, so that it is in the page cache."""
-    tensors = {f"t{i}": part for i, part in enumerate(np.split(source, TENSORS))}
-    with tempfile.TemporaryDirectory(prefix="weightd-bench-") as folder:
-        path = Path(folder) / "weights.safetensors"
-        fd = write_safetensors(tensors, name="bench")
-        with open(fd, "rb") as packed, path.open("wb") as file:
-            file.write(packed.read())
-        yield path
-
-
-def _copy_into_fresh_memory(source: Array) -> None:
-    fd = os.memfd_create("bare")
-    try:
-        os.ftruncate(fd, source.nbytes)
-        with mmap.mmap(fd, source.nbytes) as mapped:
-            np.copyto(np.frombuffer(mapped, np.uint8), source)
-    finally:
-        os.close(fd)
+def measure_model(subject: Subject, rounds: int) -> Comparison:
+    """The time of other weights for a model."""
+    ours, floor = in_turns(
+        lambda: seconds_of(partial(subject.client.publish, subject.name, subject.other)),
+        lambda: seconds_of(partial(pack, subject.file)),
+        rounds=rounds,
+    )
+    return Comparison(
+        "publish",
+        f"publish, {subject.title}",
+        "s",
+        ours,
+        floor,
+        "onnxruntime packs it",
+        Bar.at_most(subject.model.bars.publish),
+        subject.name,
+    )

@@ -1,18 +1,19 @@
-"""What was measured, as a table for people and as JSON for programs."""
+"""What was measured, as rows for people and as a document for programs."""
 
-import json
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from weightd.benchmarks.comparison import Bar, Comparison, Spread
+from weightd.benchmarks.main import Findings
 
-from benchmarks.comparison import Comparison, Spread
+COLUMNS = ("what", "weightd>", "floor>", "ratio>", "bar>", "holds", "floor is")
+LEGEND = "medians, (8 in 10 values lie between); ratio: the median of the rounds' own"
+_HOLDS = {True: "ok", False: "fail", None: ""}
 
 
 @dataclass(frozen=True)
@@ -44,55 +45,88 @@ class Machine:
         )
 
 
-def show(machine: Machine, comparisons: Sequence[Comparison]) -> None:
-    """Print the table."""
-    table = Table(caption="median (8 in 10 rounds lie between); ratio: median of the rounds' own")
-    table.add_column("what", no_wrap=True)
-    for title in ("weightd", "floor", "ratio", "bar"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("floor is")
-    for row in comparisons:
-        colour = "green" if row.holds else "red"
-        sign = "≥" if row.higher_is_better else "≤"
-        table.add_row(
-            row.what,
-            _text(row.ours, row.unit),
-            _text(row.floor, row.unit),
-            f"[{colour}]{row.ratio:.2f}[/]",
-            f"{sign} {row.bar:g}",
-            row.floor_name,
-        )
-    console = Console(width=None if os.isatty(1) else 120)
-    console.print(table)
-    console.print(str(machine), highlight=False)
+def row(comparison: Comparison) -> tuple[str, ...]:
+    """The cells of one line, as COLUMNS names them."""
+    ratio = comparison.ratio
+    return (
+        comparison.what,
+        _text(comparison.ours, comparison.unit),
+        _text(comparison.floor, comparison.unit) if comparison.floor else "",
+        "" if ratio is None else f"{ratio:.2f}",
+        _bar(comparison.bar, comparison.unit),
+        _HOLDS[comparison.holds],
+        comparison.floor_name,
+    )
 
 
-def as_json(machine: Machine, comparisons: Sequence[Comparison]) -> str:
-    rows = [
-        {
-            "what": row.what,
-            "unit": row.unit,
-            "floor_name": row.floor_name,
-            "ours": asdict(Spread.of(row.ours)),
-            "floor": asdict(Spread.of(row.floor)),
-            "ratio": row.ratio,
-            "bar": row.bar,
-            "holds": row.holds,
-            "rounds": len(row.ours),
-        }
-        for row in comparisons
-    ]
-    return json.dumps({"machine": asdict(machine), "comparisons": rows}, indent=2)
+def notes(machine: Machine, findings: Findings) -> list[str]:
+    """The lines below the table."""
+    engines = ", ".join(f"{name} by {engine}" for name, engine in findings.engines.items())
+    notes = [f"note: {note}" for note in findings.notes]
+    missing = [f"skipped: {what}" for what in findings.skipped]
+    missing += [f"failed: {what}" for what in findings.failed]
+    return [LEGEND, *([f"engines: {engines}"] if engines else []), *notes, *missing, str(machine)]
+
+
+def document(machine: Machine, findings: Findings) -> dict[str, Any]:
+    """All of it, for JSON."""
+    return {
+        "machine": asdict(machine),
+        "engines": findings.engines,
+        "comparisons": [_plain(comparison) for comparison in findings.comparisons],
+        "notes": findings.notes,
+        "skipped": findings.skipped,
+        "failed": findings.failed,
+        "holds": not missed(findings),
+    }
+
+
+def missed(findings: Findings) -> list[Comparison]:
+    """The rows whose bar is not reached."""
+    return [comparison for comparison in findings.comparisons if comparison.holds is False]
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "measurement": comparison.measurement,
+        "what": comparison.what,
+        "model": comparison.model,
+        "workers": comparison.workers,
+        "unit": comparison.unit,
+        "ours": asdict(Spread.of(comparison.ours)),
+        "floor": asdict(Spread.of(comparison.floor)) if comparison.floor else None,
+        "floor_name": comparison.floor_name,
+        "ratio": comparison.ratio,
+        "bar": asdict(comparison.bar) if comparison.bar else None,
+        "holds": comparison.holds,
+        "values": len(comparison.ours),
+    }
 
 
 def _text(values: tuple[float, ...], unit: str) -> str:
     spread = Spread.of(values)
-    middle, low, high = (_number(v) for v in (spread.median, spread.low, spread.high))
-    return f"{middle} {unit} ({low}–{high})"  # noqa: RUF001
+    factor, unit = _scaled(spread.median, unit)
+    middle, low, high = (_number(v * factor) for v in (spread.median, spread.low, spread.high))
+    return f"{middle} {unit}".rstrip() + (f" ({low} to {high})" if low != high else "")
+
+
+def _bar(bar: Bar | None, unit: str) -> str:
+    if bar is None:
+        return ""
+    factor, unit = _scaled(bar.limit, unit) if bar.of == "ours" else (1.0, "")
+    sign = "≥" if bar.is_least else "≤"
+    return f"{sign} {_number(bar.limit * factor)} {unit}".rstrip()
+
+
+def _scaled(value: float, unit: str) -> tuple[float, str]:
+    """Seconds as people say them; anything else as it is."""
+    if unit != "s" or value >= 1:
+        return 1.0, unit
+    return (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _cpu_name() -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from weightd._version import __version__
+from weightd.cli.bench import bench
 from weightd.cli.daemon import demo, events, shutdown, status
 from weightd.cli.doctor import doctor
 from weightd.cli.models import cancel, load, publish, rollback, unload
@@ -28,7 +29,7 @@ PANELS = {
     "The daemon": (serve, status, events, shutdown),
     "Models": (load, publish, rollback, cancel, unload),
     "Workers": (allow, revoke, ps, predict),
-    "This machine": (doctor, demo),
+    "This machine": (doctor, demo, bench),
 }
 for _panel, _functions in PANELS.items():
     for _function in _functions:
