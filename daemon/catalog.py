@@ -281,6 +281,11 @@ class Catalog:
         self._held_by(lease, number)
         lease.lag = f"stays on {lease.version}: {reason}"
 
+    def runs_on(self, lease_id: int, engine: str, note: str) -> None:
+        """The worker says which engine it uses, and why it is not the version's."""
+        lease = self.leases[lease_id]
+        lease.engine, lease.note = (engine, note) if note else ("", "")
+
     def released(self, lease_id: int, number: int) -> list[Action]:
         """The worker maps this version no more."""
         lease = self.leases[lease_id]
@@ -295,6 +300,10 @@ class Catalog:
         for version in lease.model.versions.values():
             version.leases.discard(lease_id)
         return self._free_unheld(lease.model)
+
+    def held_by(self, lease_id: int, number: int) -> Version:
+        """The version of this number, which the lease must hold."""
+        return self._held_by(self.leases[lease_id], number)
 
     def _held_by(self, lease: Lease, number: int) -> Version:
         version = lease.model.versions.get(number)

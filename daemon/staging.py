@@ -25,6 +25,7 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
 from weightd.weights.manifest import Manifest, read_manifest
+from weightd.weights.share import check_shared
 
 log = logging.getLogger("weightd.staging")
 
@@ -34,10 +35,15 @@ STAGER = (sys.executable, "-P", "-m", "weightd.daemon.stager")
 
 @dataclass(frozen=True)
 class Filled:
-    """A sealed segment and its manifest. Whoever has it closes the segment."""
+    """A version's manifest and its sealed segments, in the manifest's order. The first one is its
+    own and belongs to whoever has this; the others are the version's that it followed."""
 
-    segment: Segment
     manifest: Manifest
+    segments: tuple[Segment, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.manifest.segments)
 
 
 Outcome = Filled | WeightdError
@@ -46,8 +52,9 @@ WhenDone = Callable[[Outcome], object]
 
 @dataclass(frozen=True)
 class Order:
-    """What to stage. base: the live version when this is a publish; its descriptors stay the
-    caller's."""
+    """What to stage. base: the live version when this is a publish; its segments stay the
+    caller's, and must stay open until the end. is_same: it is to have the weights of base, and
+    note says why it is staged."""
 
     model: str
     version: int
@@ -59,6 +66,9 @@ class Order:
     base: Filled | None
     budget_nbytes: int | None
     deadline_s: float
+    answer_limit_s: float
+    is_same: bool = False
+    note: str = ""
 
 
 class Staging:
@@ -106,18 +116,18 @@ class Staging:
 
     def _start(self, stager: Sequence[str]) -> Child:
         order = self._order
-        base_fd = order.base.segment.fileno() if order.base else None
-        fds = [self._segment_fd, order.file_fd, order.folder_fd, base_fd]
+        base_fds = tuple(s.fileno() for s in order.base.segments) if order.base else ()
+        fds = [self._segment_fd, order.file_fd, order.folder_fd, *base_fds]
         return Child(
             self._loop,
             stager,
             pass_fds=[fd for fd in fds if fd is not None],
-            message=lambda: protocol.encode(self._job(base_fd)),
+            message=lambda: protocol.encode(self._job(base_fds)),
             when_report=self._got,
             when_ended=self._ended,
         )
 
-    def _job(self, base_fd: int | None) -> protocol.Job:
+    def _job(self, base_fds: tuple[int, ...]) -> protocol.Job:
         order = self._order
         return protocol.Job(
             model=order.model,
@@ -128,9 +138,11 @@ class Staging:
             file_fd=order.file_fd,
             folder_fd=order.folder_fd,
             segment_fd=self._segment_fd,
-            base_fd=base_fd,
+            base_fds=base_fds,
             budget_nbytes=order.budget_nbytes,
             cpu_s=int(order.deadline_s * (os.cpu_count() or 1)) + 1,
+            answer_limit_s=order.answer_limit_s,
+            note=order.note,
         )
 
     def _beat(self) -> None:
@@ -180,9 +192,9 @@ class Staging:
             raise error if isinstance(error, RefusedError) else StagingError(str(error))
         if self._report is None or status != 0:
             raise StagingError(self._cause_of_death(status))
-        return self._verify()
+        return self._verify(self._report.base_segments)
 
-    def _verify(self) -> Filled:
+    def _verify(self, base_segments: tuple[int, ...]) -> Filled:
         """The daemon's own look at what the stager says is ready."""
         order = self._order
         try:
@@ -199,15 +211,26 @@ class Staging:
                     f"the stager of {order.model!r} version {order.version} made "
                     f"{manifest.model!r} version {manifest.version}"
                 )
-            engine = order.engine if manifest.layout == "compiled" else ""
-            if manifest.stamp.get("engine") != engine:
+            if not _is_asked_for(order.engine, manifest):
                 raise StagingError(f"the stager of {order.model!r} used another engine than asked")
-            if order.base is not None:
-                manifest.check_fits(order.base.manifest)
+            older = self._older_segments(manifest, base_segments)
         except WeightdError:
             segment.close()
             raise
-        return Filled(segment, manifest)
+        return Filled(manifest, (segment, *older))
+
+    def _older_segments(
+        self, manifest: Manifest, base_segments: tuple[int, ...]
+    ) -> tuple[Segment, ...]:
+        """The live version's segments that the new one uses: those that the stager named."""
+        base = self._order.base
+        if base is None:
+            if base_segments or len(manifest.segments) > 1:
+                raise StagingError("the stager of a first version speaks of older segments")
+            return ()
+        manifest.check_fits(base.manifest)
+        check_shared(manifest, base.manifest, base_segments)
+        return tuple(base.segments[number] for number in base_segments)
 
     def _cause_of_death(self, status: int) -> str:
         who = f"the stager of {self._order.model!r}"
@@ -219,6 +242,13 @@ class Staging:
         if status < 0:
             return f"{who} died of {signal.Signals(-status).name} while reading the file{said}"
         return f"{who} ended with status {status} and no result{said}"
+
+
+def _is_asked_for(engine: protocol.Engine, manifest: Manifest) -> bool:
+    found = manifest.stamp.get("engine")
+    if manifest.layout == "tensors":
+        return found == ""
+    return found in ((engine,) if engine else protocol.AUTOMATIC)
 
 
 def _adopt_read_only(fd: int) -> Segment:

@@ -3,6 +3,7 @@ imports mmap.
 
     new_memfd() ── empty, 0 bytes; made by the daemon, inherited by a stager
     Segment.allocate(fd, nbytes) ── writable, pages taken: in the stager
+    Segment.reserve(fd, nbytes) ── writable, pages taken by need(); cut() when less was needed
     segment.seal() ── nobody can write, shrink, grow or unseal it any more, root included
     Segment.adopt(fd) ── read-only, after the seals were checked: in the daemon and in workers
 
@@ -20,12 +21,12 @@ from typing import Self
 
 from weightd.errors import ClosedError, InsufficientMemoryError, UnsealedSegmentError
 from weightd.ipc import linux, memory
+from weightd.ipc.pages import Pages
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _MUST_HOLD = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_CHUNK_NBYTES = 64 * 1024 * 1024
+_ASKED_NBYTES = 16 * 1024 * 1024  # how much memory is asked for at a time, before it is taken
 _MADV_HUGEPAGE = 14
-_MADV_POPULATE_WRITE = 23
 
 
 def new_memfd(name: str) -> int:
@@ -63,6 +64,7 @@ class Segment:
     def __init__(self, fd: int, nbytes: int, mapping: mmap.mmap) -> None:
         self._fd = fd
         self._map: mmap.mmap | None = mapping
+        self._pages: Pages | None = None  # that are not taken yet
         self.nbytes = nbytes
 
     @classmethod
@@ -72,14 +74,22 @@ class Segment:
         Owns `fd` once it returns. Raises InsufficientMemoryError before anything is taken.
         """
         memory.require(nbytes, f"a segment of {nbytes} bytes", budget_nbytes)
+        segment = cls.reserve(fd, nbytes)
+        try:
+            segment.need(nbytes)
+        finally:
+            segment._stop_taking()
+        return segment
+
+    @classmethod
+    def reserve(cls, fd: int, nbytes: int) -> Self:
+        """Give an empty memfd a size and map it writable; need() takes its pages. Owns `fd` once
+        it returns."""
         os.ftruncate(fd, nbytes)
-        mapping = mmap.mmap(fd, nbytes)
-        _ask_for_huge_pages(mapping)
-        for offset in range(0, nbytes, _CHUNK_NBYTES):
-            chunk = min(_CHUNK_NBYTES, nbytes - offset)
-            memory.require(chunk, f"the rest of a segment of {nbytes} bytes")
-            _take_pages(fd, mapping, offset, chunk)
-        return cls(fd, nbytes, mapping)
+        segment = cls(fd, nbytes, mmap.mmap(fd, nbytes))
+        _ask_for_huge_pages(segment._mapping())
+        segment._pages = Pages(segment._take, nbytes)
+        return segment
 
     @classmethod
     def adopt(cls, fd: int) -> Self:
@@ -99,7 +109,7 @@ class Segment:
     @property
     def data(self) -> memoryview:
         """All bytes; writable until seal(). The view keeps the mapping alive."""
-        return memoryview(self._mapping())
+        return memoryview(self._mapping())[: self.nbytes]
 
     @property
     def inode(self) -> int:
@@ -109,6 +119,18 @@ class Segment:
     def fileno(self) -> int:
         self._mapping()
         return self._fd
+
+    def need(self, end: int) -> None:
+        """Of a reserved segment: return once the bytes before `end` have memory. More is taken
+        ahead, in a thread. InsufficientMemoryError when there is too little."""
+        assert self._pages is not None
+        self._pages.need(end)
+
+    def cut(self, nbytes: int) -> None:
+        """Of a reserved segment: this is its size, give back what lies beyond."""
+        self._stop_taking()
+        os.ftruncate(self.fileno(), nbytes)
+        self.nbytes = nbytes
 
     def append(self, raw: bytes) -> int:
         """Grow an unsealed segment by `raw` and return where it lies (its offset).
@@ -124,9 +146,19 @@ class Segment:
 
     def seal(self) -> None:
         """Make the memory read-only for ever and close this writer. No view may be left."""
+        self._stop_taking()
         self._mapping().close()  # F_SEAL_WRITE is EBUSY while a writable mapping exists
         self._map = None
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
+        os.close(self._fd)
+
+    def empty(self) -> None:
+        """Give an unsealed segment's memory back and close it; the memfd can be filled anew. No
+        view may be left."""
+        self._stop_taking()
+        self._mapping().close()
+        self._map = None
+        os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
     def when_unmapped(self, callback: Callable[[], object]) -> None:
@@ -137,6 +169,7 @@ class Segment:
     def close(self) -> None:
         """Give up this process's descriptor. Views keep the mapping until they go."""
         if self._map is not None:
+            self._stop_taking()
             self._map = None  # not .close(): views may be exported
             os.close(self._fd)
 
@@ -145,6 +178,17 @@ class Segment:
             raise ClosedError(f"a segment of {self.nbytes} bytes was used after close()")
         return self._map
 
+    def _take(self, offset: int, nbytes: int) -> None:
+        if offset % _ASKED_NBYTES == 0:
+            asked = min(_ASKED_NBYTES, self.nbytes - offset)
+            memory.require(asked, f"{offset + asked} bytes of a segment")
+        _take_pages(self._fd, linux.address_of(self._mapping()) + offset, offset, nbytes)
+
+    def _stop_taking(self) -> None:
+        if self._pages is not None:
+            self._pages.close()
+            self._pages = None
+
     def __enter__(self) -> Self:
         return self
 
@@ -152,11 +196,11 @@ class Segment:
         self.close()
 
 
-def _take_pages(fd: int, mapping: mmap.mmap, offset: int, nbytes: int) -> None:
+def _take_pages(fd: int, address: int, offset: int, nbytes: int) -> None:
     """Through the mapping, so that they are huge where it was asked for; fallocate knows only the
     file, and takes small ones."""
     try:
-        mapping.madvise(_MADV_POPULATE_WRITE, offset, nbytes)
+        linux.take_pages(address, nbytes)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise InsufficientMemoryError(

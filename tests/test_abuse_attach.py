@@ -62,11 +62,12 @@ LIES = {
     "Switched to what it does not hold": protocol.Switched(99, 0.0),
     "NotSwitched to what it does not hold": protocol.NotSwitched(99, "no"),
     "Released what it does not hold": protocol.Released(99),
+    "Fetch of what nobody holds": protocol.Fetch(99, 0),
+    "Fetch of what only the daemon holds": protocol.Fetch(1, 0),
 }
 BROKEN = {
     "Attach again": ATTACH,
-    "Fetch of what is not there": protocol.Fetch(1, 1),
-    "Fetch of what it does not hold": protocol.Fetch(99, 0),
+    "Fetch of what is not there": protocol.Fetch(2, 15),
     "a pause before time": protocol.Switched(1, -1.0),
     "a pause for ever": protocol.Switched(1, float("inf")),
     "a pause that is no number": protocol.Switched(1, float("nan")),

@@ -114,6 +114,27 @@ ABUSES: dict[str, tuple[dict[str, Any], str]] = {
     "duplicate parameter": ({"parameters": (Parameter("b", "int8", ()),) * 2}, "occurs twice"),
     "bad parameter": ({"parameters": (Parameter("b", "int8", (-1,)),)}, "parameter 'b' has a neg"),
     "unknown constant": ({"constants": ("c",)}, "constant 'c' is not one of the parameters"),
+    "reference for no port": (
+        {"reference_inputs": (entry(name="z", segment=1, offset=0),)},
+        "reference input 'z' is float32; the port is not a port's name",
+    ),
+    "reference of an output for an input": (
+        {"reference_inputs": (entry(name="y", segment=1, offset=0),)},
+        "reference input 'y'",
+    ),
+    "reference of another dtype": (
+        {"reference_outputs": (entry(name="y", dtype="int32", segment=1, offset=0),)},
+        "reference output 'y' is int32; the port is float32",
+    ),
+    "reference twice": ({"reference_outputs": (entry(name="y", segment=1),) * 2}, "occurs twice"),
+    "reference out of bounds": (
+        {"reference_outputs": (entry(name="y", offset=SIZE),)},
+        "reference output 'y' ends at byte",
+    ),
+    "reference over a tensor": (
+        {"reference_inputs": (entry(name="x", digest=b"x" * 16),)},
+        "overlap in segment 0",
+    ),
     "stamp of no text": ({"stamp": {"a": "\ud800"}}, "not valid Unicode"),
 }
 
@@ -171,6 +192,14 @@ def test_a_tensor_may_end_where_its_segment_ends() -> None:
 
 def test_the_compiled_layout_may_use_a_tensor_as_it_is() -> None:
     assert manifest(layout="compiled", compiled=(entry(name="w_0"),)).compiled
+
+
+def test_a_reference_answer_is_by_the_ports_names_and_of_any_shape() -> None:
+    answer = manifest(
+        reference_inputs=(entry(name="x", segment=1, offset=0),),
+        reference_outputs=(entry(name="y", shape=(2, 8), segment=1, offset=64),),
+    )
+    assert Manifest.decode(answer.encode()) == answer
 
 
 def test_equal_offsets_in_two_segments_are_apart() -> None:

@@ -110,7 +110,7 @@ def test_keep_one_gives_the_old_memory_back_once_nobody_maps_it() -> None:
         held = daemon.client.status().held_nbytes
         daemon.client.publish("lenet", EARLY)
         wait_until(lambda: daemon.versions() == [(2, "LIVE")])
-        assert daemon.client.status().held_nbytes == held
+        assert daemon.client.status().held_nbytes <= held
         memfds = {d for d in open_descriptors_of(daemon.pid) if "memfd:weightd" in d}
         assert memfds == {"/memfd:weightd:lenet.v2 (deleted)"}
         with pytest.raises(UnknownVersionError):

@@ -240,3 +240,31 @@ def test_the_memory_goes_back_when_nobody_holds_it(writable: int) -> None:
     name = open_descriptors()[segment.fileno()]
     segment.close()
     assert list(open_descriptors().values()).count(name) == 1  # the fixture's own
+
+
+def test_a_reserved_segment_takes_what_is_needed_and_ends_where_it_is_cut() -> None:
+    fd = new_memfd("reserved")
+    keep = os.dup(fd)
+    segment = Segment.reserve(fd, 2**40)
+    assert os.fstat(fd).st_blocks == 0
+    segment.need(NBYTES)
+    assert os.fstat(fd).st_blocks >= NBYTES // 512
+    with segment.data as data:
+        data[:4] = b"here"
+    segment.cut(NBYTES)
+    assert (segment.nbytes, len(segment.data)) == (NBYTES, NBYTES)
+    assert os.fstat(fd).st_blocks == NBYTES // 512
+    assert segment.append(b"tail") == NBYTES
+    segment.seal()
+    with Segment.adopt(keep) as sealed:
+        assert (bytes(sealed.data[:4]), bytes(sealed.data[-4:])) == (b"here", b"tail")
+
+
+def test_a_segment_that_was_emptied_can_be_filled_anew() -> None:
+    fd = new_memfd("again")
+    Segment.reserve(os.dup(fd), NBYTES).empty()
+    assert os.fstat(fd).st_size == 0
+    segment = Segment.allocate(os.dup(fd), 4096)
+    assert bytes(segment.data) == bytes(4096)
+    segment.seal()
+    os.close(fd)

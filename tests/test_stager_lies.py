@@ -15,7 +15,7 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.staging import Filled, Order, Outcome, Staging
 from weightd.errors import BadManifestError, MismatchError, StagingError
 from weightd.ipc.segment import Segment, new_memfd
-from weightd.weights.entries import Parameter
+from weightd.weights.entries import Blob, Parameter
 from weightd.weights.manifest import HEADER_NBYTES, Manifest, pack_header
 
 PAGE = 8192
@@ -57,7 +57,7 @@ def live() -> Filled:
     keep = os.dup(fd)
     segment = Segment.allocate(fd, PAGE)
     segment.seal()
-    return Filled(Segment.adopt(keep), LIVE)
+    return Filled(LIVE, (Segment.adopt(keep),))
 
 
 def outcome_of(loop: Loop, program: str, *, base: Filled | None = None) -> Outcome:
@@ -69,7 +69,7 @@ def outcome_of(loop: Loop, program: str, *, base: Filled | None = None) -> Outco
         loop.stop()
 
     file_fd = os.open(LENET, os.O_RDONLY)
-    order = Order("m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0)
+    order = Order("m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0)
     argv = [sys.executable, "-c", LIAR + program]
     Staging(loop, order, lambda _: None, done, stager=argv)
     loop.run()
@@ -84,8 +84,8 @@ def test_an_honest_one_is_believed(loop: Loop) -> None:
     assert isinstance(outcome, Filled)
     assert outcome.manifest == HONEST
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.pwrite(outcome.segment.fileno(), b"x", 0)
-    outcome.segment.close()
+        os.pwrite(outcome.segments[0].fileno(), b"x", 0)
+    outcome.segments[0].close()
 
 
 OTHER_MODEL = msgspec.structs.replace(HONEST, model="n")
@@ -127,15 +127,59 @@ def test_parameters_that_do_not_fit_the_live_version_are_refused(loop: Loop) -> 
     base = live()
     program = f"fill({page(HONEST)!r}); {STAGED}"
     outcome = outcome_of(loop, program, base=base)
-    base.segment.close()
+    base.segments[0].close()
     assert isinstance(outcome, MismatchError)
+
+
+SHARING = msgspec.structs.replace(HONEST, segments=(PAGE, PAGE))
+FITTING = msgspec.structs.replace(SHARING, parameters=LIVE.parameters)
+FOREIGN: dict[str, tuple[Manifest, str]] = {
+    "one that is not there": (FITTING, "(1,)"),
+    "the same one twice": (msgspec.structs.replace(FITTING, segments=(PAGE,) * 3), "(0, 0)"),
+    "more than it uses": (msgspec.structs.replace(FITTING, segments=(PAGE,)), "(0,)"),
+    "fewer than it uses": (FITTING, "()"),
+    "one of another size": (msgspec.structs.replace(FITTING, segments=(PAGE, 2 * PAGE)), "(0,)"),
+    "what is no tensor there": (
+        msgspec.structs.replace(FITTING, source_graph=Blob(1, HEADER_NBYTES, 10)),
+        "(0,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", FOREIGN)
+def test_a_stager_that_names_a_foreign_segment_is_refused(loop: Loop, lie: str) -> None:
+    manifest, numbers = FOREIGN[lie]
+    base = live()
+    program = f"fill({page(manifest)!r}); report(protocol.Staged(8192, {numbers}))"
+    outcome = outcome_of(loop, program, base=base)
+    base.segments[0].close()
+    assert isinstance(outcome, BadManifestError)
+    assert "older segment" in str(outcome)
+
+
+@pytest.mark.parametrize(("manifest", "numbers"), [(SHARING, "(0,)"), (HONEST, "(0,)")])
+def test_a_first_version_shares_nothing(loop: Loop, manifest: Manifest, numbers: str) -> None:
+    program = f"fill({page(manifest)!r}); report(protocol.Staged(8192, {numbers}))"
+    outcome = outcome_of(loop, program)
+    assert isinstance(outcome, StagingError)
+    assert "speaks of older segments" in str(outcome)
+
+
+def test_an_honest_one_may_use_the_live_versions_segment(loop: Loop) -> None:
+    base = live()
+    program = f"fill({page(FITTING)!r}); report(protocol.Staged(8192, (0,)))"
+    outcome = outcome_of(loop, program, base=base)
+    assert isinstance(outcome, Filled)
+    assert outcome.segments[1:] == base.segments
+    for segment in outcome.segments:
+        segment.close()
 
 
 def test_a_grandchild_that_keeps_the_pipe_open_holds_nobody_up(loop: Loop) -> None:
     program = f"fill({page(HONEST)!r}); {STAGED}\nif os.fork() == 0: import time; time.sleep(3)"
     outcome = outcome_of(loop, program)
     assert isinstance(outcome, Filled)
-    outcome.segment.close()
+    outcome.segments[0].close()
 
 
 def test_refused_memory_goes_back_at_once_and_not_with_the_garbage_collector(loop: Loop) -> None:
@@ -150,7 +194,7 @@ def test_refused_memory_goes_back_at_once_and_not_with_the_garbage_collector(loo
 
 def test_a_stager_that_cannot_be_started_is_refused(loop: Loop, tmp_path: Path) -> None:
     file_fd = os.open(LENET, os.O_RDONLY)
-    order = Order("m", 1, "lenet5.onnx", file_fd, None, "plain", False, None, None, 20.0)
+    order = Order("m", 1, "lenet5.onnx", file_fd, None, "plain", False, None, None, 20.0, 60.0)
     with pytest.raises(StagingError, match="could not be started"):
         Staging(loop, order, lambda _: None, lambda _: None, stager=[str(tmp_path / "none")])
     os.close(file_fd)

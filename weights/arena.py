@@ -19,8 +19,12 @@ class Arena:
         return f"Arena(nbytes={self.nbytes})"
 
     def place(self, nbytes: int) -> int:
-        """The offset for the next `nbytes`."""
-        alignment = ALIGNMENT if nbytes < PAGE_NBYTES else PAGE_NBYTES
-        offset = -(-self.nbytes // alignment) * alignment
+        """The offset for the next `nbytes`, which are taken from here on."""
+        offset = self.next_offset(nbytes)
         self.nbytes = offset + nbytes
         return offset
+
+    def next_offset(self, nbytes: int) -> int:
+        """Where place() would put them."""
+        alignment = ALIGNMENT if nbytes < PAGE_NBYTES else PAGE_NBYTES
+        return -(-self.nbytes // alignment) * alignment

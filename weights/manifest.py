@@ -51,9 +51,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One version: its tensors, graph and ports. BadManifestError when it breaks a rule.
 
     segments: sizes in bytes; index 0 is the newest and holds this manifest.
-    tensors: under the names of the source file. compiled: what the engine needs, under its names.
+    tensors: under the names of the source file. compiled: what the engine needs, under its names;
+    a tensor may lie inside one of these.
     graph: the compiled one; source_graph: the original without its weights.
     parameters: what a publish brings; constants: those of them that it may leave out.
+    reference_inputs, reference_outputs: an answer that the model must give, by the ports' names.
     stamp: what the version was compiled for. source: file name and format, for people.
     """
 
@@ -71,22 +73,33 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parameters: tuple[Parameter, ...] = ()
     constants: tuple[str, ...] = ()
     source: str = ""
+    reference_inputs: tuple[TensorEntry, ...] = ()
+    reference_outputs: tuple[TensorEntry, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_identity()
         rules.check_segments(self.segments)
-        rules.check_entries("tensor", self.tensors, self.segments)
-        rules.check_entries("compiled tensor", self.compiled, self.segments)
-        rules.check_blob("the graph", self.graph, self.segments)
-        rules.check_blob("the source graph", self.source_graph, self.segments)
+        lists = {
+            "tensor": self.tensors,
+            "compiled tensor": self.compiled,
+            "reference input": self.reference_inputs,
+            "reference output": self.reference_outputs,
+        }
+        blobs = {"the graph": self.graph, "the source graph": self.source_graph}
+        for what, entries in lists.items():
+            rules.check_entries(what, entries, self.segments)
+        for what, blob in blobs.items():
+            rules.check_blob(what, blob, self.segments)
+        extents = {what: rules.extents_of(what, entries) for what, entries in lists.items()}
+        extents["tensor"] = rules.outside(extents["tensor"], self.compiled)
         rules.check_apart(
-            rules.extents_of("tensor", self.tensors)
-            + rules.extents_of("compiled tensor", self.compiled)
-            + rules.blob_extents("the graph", self.graph)
-            + rules.blob_extents("the source graph", self.source_graph)
+            [extent for found in extents.values() for extent in found]
+            + [extent for item in blobs.items() for extent in rules.blob_extents(*item)]
         )
         rules.check_ports("input", self.inputs)
         rules.check_ports("output", self.outputs)
+        rules.check_reference("reference input", self.reference_inputs, self.inputs)
+        rules.check_reference("reference output", self.reference_outputs, self.outputs)
         rules.check_tensors("parameter", self.parameters)
         rules.check_constants(self.constants, self.parameters)
         rules.check_texts([self.source, *self.stamp, *self.stamp.values()])

@@ -4,6 +4,7 @@ Run once, by Manifest's constructor: whoever has a Manifest can trust every offs
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -61,6 +62,16 @@ def check_ports(what: str, ports: Sequence[Port]) -> None:
         check_texts([dim for dim in port.shape if isinstance(dim, str)])
 
 
+def check_reference(what: str, entries: Sequence[TensorEntry], ports: Sequence[Port]) -> None:
+    """Each is for a port, and of its dtype. Its shape is not compared: a graph may say less, or
+    something else, than what its engine answers."""
+    dtypes = {port.name: port.dtype for port in ports}
+    for entry in entries:
+        if dtypes.get(entry.name) != entry.dtype:
+            wanted = dtypes.get(entry.name, "not a port's name")
+            raise BadManifestError(f"{what} {entry.name!r} is {entry.dtype}; the port is {wanted}")
+
+
 def check_texts(texts: Iterable[str]) -> None:
     """Texts must survive the way to bytes: a lone surrogate does not."""
     try:
@@ -95,6 +106,26 @@ def extents_of(what: str, entries: Iterable[TensorEntry]) -> list[Extent]:
 def check_apart(extents: Iterable[Extent]) -> None:
     """Extents may share bytes only when they are the same ones, with the same digest."""
     _check_apart(extents, may_alias=True)
+
+
+def outside(extents: Iterable[Extent], entries: Iterable[TensorEntry]) -> list[Extent]:
+    """The extents that are not a part of one of the entries: an engine may keep several tensors in
+    one entry, which is then an array of bytes."""
+    pieces = sorted(
+        (e.segment, e.offset, e.offset + e.nbytes)
+        for e in entries
+        if e.dtype == "uint8" and len(e.shape) == 1
+    )
+
+    def is_part(extent: Extent) -> bool:
+        index = bisect_right(pieces, (extent.segment, extent.offset, MAX_INT)) - 1
+        if index < 0:
+            return False
+        segment, offset, end = pieces[index]
+        is_whole = (offset, end) == (extent.offset, extent.end)
+        return segment == extent.segment and extent.end <= end and not is_whole
+
+    return [extent for extent in extents if not is_part(extent)]
 
 
 def blob_extents(what: str, blob: Blob | None) -> list[Extent]:

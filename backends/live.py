@@ -1,0 +1,37 @@
+"""The live version that a publish follows, as the stager sees it: its manifest and its memory."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Self
+
+from weightd.ipc.segment import Segment
+from weightd.weights.entries import Blob, TensorEntry
+from weightd.weights.manifest import read_manifest
+
+
+class LiveVersion:
+    """Owns its mappings, not the descriptors that it is given. segments: in the manifest's order,
+    number 0 holds the manifest."""
+
+    def __init__(self, fds: Sequence[int]) -> None:
+        with ExitStack() as resources:
+            self.segments = tuple(resources.enter_context(Segment.adopt(os.dup(fd))) for fd in fds)
+            self._data = [segment.data for segment in self.segments]
+            self.manifest = read_manifest(self._data[0])
+            self._resources = resources.pop_all()
+
+    def bytes_of(self, place: TensorEntry | Blob) -> memoryview:
+        return self._data[place.segment][place.offset : place.offset + place.nbytes]
+
+    @property
+    def graph(self) -> bytes | None:
+        """The original graph without its weights; None for a version without one."""
+        blob = self.manifest.source_graph
+        return None if blob is None else bytes(self.bytes_of(blob))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._resources.close()

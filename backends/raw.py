@@ -1,0 +1,29 @@
+"""The tensors of a source in private memory: what an engine compiles from, in the stager."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from weightd.weights.arena import Arena
+from weightd.weights.source import Source, TensorSpec
+
+Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
+
+
+class RawTensors:
+    """All tensors of a source in one private buffer, by name. Freed with the object."""
+
+    def __init__(self, source: Source, report: Report) -> None:
+        self.specs: dict[str, TensorSpec] = source.tensors
+        arena = Arena(start=0)
+        self.offsets = {name: arena.place(spec.nbytes) for name, spec in self.specs.items()}
+        self.buffer = np.empty(arena.nbytes, np.uint8)
+        done = 0
+        for name, spec in self.specs.items():
+            source.read_into(name, self.bytes_of(name))
+            done += spec.nbytes
+            report("reading", done, arena.nbytes)
+
+    def bytes_of(self, name: str) -> memoryview:
+        offset = self.offsets[name]
+        return self.buffer.data[offset : offset + self.specs[name].nbytes]
