@@ -13,19 +13,23 @@ import os
 import queue
 import select
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Self, assert_never
 
 from weightd.backends.base import Session, named
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
-from weightd.backends.version import MappedVersion
+from weightd.backends.version import MappedVersion, Weights
 from weightd.errors import (
     BadInputError,
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
+    NotAllowedError,
     RefusedError,
+    TensorsNeededError,
+    UsageError,
     WeightdError,
 )
 from weightd.ipc import protocol
@@ -37,34 +41,7 @@ from weightd.weights.arrays import Array
 log = logging.getLogger("weightd.worker")
 
 _CLOSE_S = 5.0
-
-
-class Weights(Mapping[str, Array]):
-    """One version's tensors by their names in the source file: read-only, zero-copy, C-contiguous.
-
-    A snapshot: it stays with its version when the attachment switches. As long as it, or an array
-    out of it, exists, the version stays mapped here and held by the daemon. A name that the
-    optimiser merged or renamed raises UnknownTensorError (a KeyError), which says what to do.
-    """
-
-    def __init__(self, version: MappedVersion) -> None:
-        self._version = version
-
-    @property
-    def version(self) -> int:
-        return self._version.number
-
-    def __getitem__(self, name: str) -> Array:
-        return self._version.tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (entry.name for entry in self._version.manifest.tensors)
-
-    def __len__(self) -> int:
-        return len(self._version.manifest.tensors)
-
-    def __repr__(self) -> str:
-        return f"<weights of {self._version.manifest.model} v{self.version}: {len(self)} tensors>"
+_HELP_S = 900.0  # for staging a version that this process can use; the daemon has its own limit
 
 
 class Attachment:
@@ -74,9 +51,12 @@ class Attachment:
     the daemon ends it goes on predicting on what it has; is_connected then says False.
     """
 
-    def __init__(self, lease: Lease, grant: Grant, *, threads: int) -> None:
+    def __init__(
+        self, lease: Lease, grant: Grant, *, threads: int, inherited: Session | None = None
+    ) -> None:
         self._pid = os.getpid()
         self._lease = lease
+        self._model = grant.model
         self._threads = threads
         self._bell = Bell()
         self._unmapped: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -85,11 +65,12 @@ class Attachment:
         self._changed = threading.Condition()
         self.is_connected = True
         self.lag = ""
-        self._mapped: MappedVersion | None = self._map(grant)
-        self._session: Session | None = None
-        if self._mapped.manifest.layout == "compiled":
-            engine = named(self._mapped.manifest.stamp["engine"])
-            self._session = engine.open(self._mapped, threads=threads)
+        self._mapped: MappedVersion | None
+        self._session: Session | None
+        self._mapped, self._session = self._opened_or_helped(self._map(grant), inherited)
+        if self._mapped.number != grant.version:
+            lease.switched(self._mapped.number, 0.0)
+        self._told = ("", "")  # engine and note, as the daemon knows them
         self._watcher = threading.Thread(
             target=self._watch, name=f"weightd:{grant.model}", daemon=True
         )
@@ -108,8 +89,17 @@ class Attachment:
 
     @property
     def engine(self) -> str:
-        """'plain', 'reference', or '' for weights without a graph."""
-        return self._version_now().manifest.stamp["engine"]
+        """What runs predictions now: 'prepacked', 'plain', 'reference', or '' for weights without
+        a graph."""
+        mapped, session = self._version_now(), self._session
+        return session.engine if session is not None else mapped.manifest.stamp["engine"]
+
+    @property
+    def engine_note(self) -> str:
+        """Why it is not the engine that one would expect, or ''."""
+        mapped, session = self._version_now(), self._session
+        note = session.note if session is not None else ""
+        return note or mapped.manifest.stamp.get("note", "")
 
     @property
     def weights(self) -> Weights:
@@ -138,7 +128,10 @@ class Attachment:
         if session is None:
             mapped.graph()  # says that there is none
             raise ClosedError("this attachment was closed")
-        return session.run(checked_inputs(inputs, mapped.manifest.inputs))
+        outputs = session.run(checked_inputs(inputs, mapped.manifest.inputs))
+        if session.note != self._told[1]:
+            self._bell.ring()
+        return outputs
 
     def wait_for_version(self, number: int, *, timeout_s: float) -> None:
         """Return once predictions run on this version; DaemonTimeoutError says why they do not."""
@@ -149,6 +142,29 @@ class Attachment:
                     f"{self.model!r} still runs version {self.version}, not {number}, after "
                     f"{timeout_s} s{why}"
                 )
+
+    def attach_in_child(
+        self, handle: int | None = None, *, timeout_s: float = 10.0
+    ) -> "Attachment":
+        """In a forked child: attach this process itself, with the engine that its parent had open.
+
+        The child must be allowed itself. Nothing is loaded or packed again, which makes it the
+        quickest way to many workers. With more than one thread, or on another engine than
+        'prepacked', an engine is opened anew: an engine's threads do not survive a fork. The
+        parent's attachment cannot be used in the child any more. Raises as attach() does, and
+        UsageError in the process that made this attachment.
+        """
+        if self._pid == os.getpid():
+            raise UsageError("attach_in_child() is for a forked child of this process")
+        session, self._session, self._mapped = self._session, None, None
+        lease = Lease(self._lease.folder, timeout_s=timeout_s)
+        try:
+            grant = lease.attach(self._model, handle)
+            inherited = session.inherited() if session is not None and self._threads == 1 else None
+            return Attachment(lease, grant, threads=self._threads, inherited=inherited)
+        except BaseException:
+            lease.close()
+            raise
 
     def close(self) -> None:
         """Detach. Arrays of `.weights` stay valid; their version is released when they go."""
@@ -201,9 +217,46 @@ class Attachment:
             unmapped.put(number)
             bell.ring()
 
-        mapped = MappedVersion(grant, when_unmapped)
+        mapped = MappedVersion.of_grant(grant, when_unmapped)
         self._mappings[mapped.number] += 1
         return mapped
+
+    def _opened_or_helped(
+        self, mapped: MappedVersion, current: Session | None
+    ) -> tuple[MappedVersion, Session | None]:
+        """The version and a session on it; or, where this process cannot use what was compiled,
+        the version that the daemon makes for it."""
+        deadline_s = time.monotonic() + _HELP_S
+        while True:
+            try:
+                return mapped, self._opened(mapped, current)
+            except TensorsNeededError as error:
+                mapped, current = self._helped(mapped.number, error, deadline_s), None
+
+    def _helped(self, number: int, why: TensorsNeededError, deadline_s: float) -> MappedVersion:
+        """Ask for a version that has its tensors, and wait for it."""
+        reason = str(why.__cause__)  # the text alone: see _follow()
+        log.warning("the daemon is asked for the original tensors: %s", reason)
+        self._lease.unfit(number, reason)
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            match self._lease.notice(timeout_s=left_s):
+                case protocol.Notice():
+                    return self._map(self._lease.pull())
+                case protocol.Unhelped(reason):
+                    raise TensorsNeededError(f"{why} (the daemon: {reason})") from why
+                case protocol.Revocation(reason) | protocol.Goodbye(reason):
+                    raise NotAllowedError(reason) from why
+        raise why
+
+    def _opened(self, mapped: MappedVersion, current: Session | None) -> Session | None:
+        """A session on this version: the current one, switched, if it is of the same engine."""
+        manifest = mapped.manifest
+        if manifest.layout != "compiled":
+            return None
+        if current is not None and current.compiled_by == manifest.stamp["engine"]:
+            current.swap(mapped)
+            return current
+        return named(manifest.stamp["engine"]).open(mapped, threads=self._threads)
 
     # --- the watcher thread --------------------------------------------------------------
 
@@ -212,6 +265,7 @@ class Attachment:
         poller.register(self._bell, select.POLLIN)
         poller.register(self._lease, select.POLLIN)
         try:
+            self._tell_engine()
             while not (self._is_closing and not self._mappings):
                 poller.poll()
                 self._turn()
@@ -223,6 +277,7 @@ class Attachment:
 
     def _turn(self) -> None:
         self._bell.hush()
+        self._tell_engine()
         while not self._unmapped.empty():
             number = self._unmapped.get()
             self._mappings[number] -= 1
@@ -238,7 +293,7 @@ class Attachment:
         match notice:
             case protocol.Notice():
                 self._follow()
-            case protocol.Revocation() | protocol.Goodbye():
+            case protocol.Revocation() | protocol.Unhelped() | protocol.Goodbye():
                 log.warning("process %d gets no new versions: %s", self._pid, notice.reason)
                 self.lag = notice.reason
             case _:
@@ -259,21 +314,36 @@ class Attachment:
         except WeightdError as error:
             self.lag = str(error)
             self._lease.not_switched(mapped.number, self.lag)
+            if isinstance(error, TensorsNeededError):
+                self._lease.unfit(mapped.number, str(error.__cause__))
             # The text alone: a log record that is kept would keep the traceback, and so the memory.
             log.warning("predictions stay on their version: %s", self.lag)
             return
         self._lease.switched(mapped.number, pause_us)
+        self._tell_engine()
 
     def _switch(self, mapped: MappedVersion) -> float:
-        session = self._session
-        pause_us = session.swap(mapped) if session is not None else 0.0
+        session, pause_us = self._session, 0.0
+        if session is not None and session.compiled_by == mapped.manifest.stamp["engine"]:
+            pause_us = session.swap(mapped)
+        else:  # runs that are on the old one keep it to their end
+            session = self._opened(mapped, None)
         with self._changed:
             if self._is_closing:
                 raise ClosedError("this attachment was closed")
             self._mapped = mapped
+            self._session = session
             self.lag = ""
             self._changed.notify_all()
         return pause_us
+
+    def _tell_engine(self) -> None:
+        """Let the daemon know when predictions run on another engine than the version's."""
+        session = self._session
+        if session is not None and (session.engine, session.note) != self._told:
+            if self._told[1] or session.note:
+                self._lease.runs_on(session.engine, session.note)
+            self._told = (session.engine, session.note)
 
     def _lost(self, error: WeightdError) -> None:
         if not self._is_closing and not self.lag:  # a Goodbye has said it

@@ -37,6 +37,16 @@ class OfferedFile:
     file_fd: int
     folder_fd: int | None
 
+    def duplicate(self) -> "OfferedFile":
+        """The same file, for another owner."""
+        file_fd = os.dup(self.file_fd)
+        try:
+            folder_fd = os.dup(self.folder_fd) if self.folder_fd is not None else None
+        except OSError:
+            os.close(file_fd)
+            raise
+        return OfferedFile(self.name, file_fd, folder_fd)
+
     def close(self) -> None:
         os.close(self.file_fd)
         if self.folder_fd is not None:

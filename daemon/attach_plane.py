@@ -78,7 +78,9 @@ class AttachPlane:
     def reads_in_threads(self) -> bool:
         return self._in_threads
 
-    def tell(self, lease: int, message: protocol.Notice | protocol.Revocation) -> None:
+    def tell(
+        self, lease: int, message: protocol.Notice | protocol.Revocation | protocol.Unhelped
+    ) -> None:
         """Send a notice to a worker. One that is not read yet is not sent again."""
         visitor = self._by_lease.get(lease)
         if visitor is None:

@@ -134,3 +134,5 @@ class Lease:
     switches: int = 0
     last_pause_us: float = 0.0
     lag: str = ""
+    engine: str = ""
+    note: str = ""

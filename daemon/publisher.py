@@ -5,12 +5,14 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
+from weightd.daemon.sources import Sources
 from weightd.daemon.staging import Order, Outcome, Staging
 from weightd.daemon.vault import Vault
 from weightd.errors import (
@@ -22,6 +24,7 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol
 from weightd.ipc.status import StagingStatus
+from weightd.weights.manifest import Manifest
 
 log = logging.getLogger("weightd.publisher")
 
@@ -51,25 +54,31 @@ class _Running:
     is_dry: bool
 
 
+class Host(Protocol):
+    """What the publisher asks of the server."""
+
+    def perform(self, actions: list[Action]) -> None:
+        """Carry out what the catalog decided."""
+
+    def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
+        """Tell what happened."""
+
+    def settled(self, model: str, error: WeightdError | None) -> None:
+        """A staging of this model is over; error: why nothing came of it."""
+
+
 class Publisher:
-    """Owns the running stagers. `perform` carries out the catalog's actions,
-    `emit` tells what happened: what, model, version, pid, text."""
+    """Owns the running stagers, and the files of the versions that are held."""
 
     def __init__(
-        self,
-        loop: Loop,
-        catalog: Catalog,
-        vault: Vault,
-        settings: Settings,
-        perform: Callable[[list[Action]], object],
-        emit: Callable[[str, str, int, int, str], object],
+        self, loop: Loop, catalog: Catalog, vault: Vault, settings: Settings, host: Host
     ) -> None:
         self._loop = loop
         self._catalog = catalog
         self._vault = vault
         self._settings = settings
-        self._perform = perform
-        self._emit = emit
+        self._host = host
+        self._sources = Sources()
         self._running: dict[str, _Running] = {}
 
     @property
@@ -95,10 +104,39 @@ class Publisher:
             self._check_room()
             base = self._vault.get(self._catalog.model(request.model).live.uid)
             stamp = base.manifest.stamp
-            engine = protocol.convert(stamp["engine"], protocol.Engine)
+            engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
             version = self._catalog.stage_next(request.model)
             order = self._order(request.model, version, offered, engine, "keep_tensors" in stamp)
+            self._vault.retain(version.uid, base)
+            on_error.callback(self._vault.release, version.uid)
             self._start(replace(order, base=base), version, offered, asker, request.dry_run)
+            on_error.pop_all()
+
+    def keep_tensors(self, name: str, why: str) -> None:
+        """Stage the live version once more, with its original tensors. StagingError when they
+        cannot be had."""
+        model = self._catalog.model(name)
+        base = self._vault.get(model.live.uid)
+        source = self._sources.get(model.live.uid)
+        if not self._settings.keep_tensors_on_demand:
+            raise StagingError("keep_tensors_on_demand is off")
+        if "keep_tensors" in base.manifest.stamp:
+            raise StagingError("its original tensors are there already")
+        if source is None:
+            raise StagingError("its weights did not come from a file that could be read again")
+        asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
+        with ExitStack() as on_error:
+            self._check_room()
+            offered = source.duplicate()
+            on_error.callback(offered.close)
+            engine = protocol.convert(base.manifest.stamp.get("asked", ""), protocol.Engine)
+            version = self._catalog.stage_next(name)
+            order = self._order(name, version, offered, engine, keep_tensors=True)
+            note = f"original tensors are kept for {why}"
+            self._vault.retain(version.uid, base)
+            on_error.callback(self._vault.release, version.uid)
+            order = replace(order, base=base, is_same=True, note=note)
+            self._start(order, version, offered, asker, is_dry=False)
             on_error.pop_all()
 
     def owner_of_staged(self, model: str) -> int | None:
@@ -120,6 +158,13 @@ class Publisher:
     def cancel_all(self, why: str) -> None:
         for running in self._running.values():
             running.staging.cancel(why)
+
+    def freed(self, uid: int) -> None:
+        """A version is no more: its file is not needed any longer."""
+        self._sources.drop(uid)
+
+    def close(self) -> None:
+        self._sources.close()
 
     def status(self) -> tuple[StagingStatus, ...]:
         return tuple(
@@ -151,6 +196,7 @@ class Publisher:
             base=None,
             budget_nbytes=self._budget_left(),
             deadline_s=self._settings.stage_deadline_s,
+            answer_limit_s=self._settings.answer_limit_s,
         )
 
     def _budget_left(self) -> int | None:
@@ -172,33 +218,51 @@ class Publisher:
 
     def _done(self, order: Order, outcome: Outcome) -> None:
         running = self._running.pop(order.model)
-        running.offered.close()
         try:
             live = self._settle(order, running, outcome)
         except WeightdError as error:
+            running.offered.close()
             self._catalog.abort(order.model)
-            self._emit("failed", order.model, order.version, 0, str(error))
+            self._release(order, running.version)
+            self._host.emit("failed", order.model, order.version, 0, str(error))
             running.asker.answer(error)
+            self._host.settled(order.model, error)
         else:
             running.asker.answer(live)
+            self._host.settled(order.model, None)
 
     def _settle(self, order: Order, running: _Running, outcome: Outcome) -> protocol.Live:
         """Make what was staged live, unless it failed, was a dry run, or is too much by now."""
         if isinstance(outcome, WeightdError):
             raise outcome
-        live = protocol.Live(order.model, order.version, outcome.segment.nbytes)
+        live = protocol.Live(order.model, order.version, outcome.nbytes)
+        new = outcome.segments[0]
         with ExitStack() as unused:
-            unused.callback(outcome.segment.close)
-            self._check_budget(order.model, outcome.segment.nbytes)
+            unused.callback(new.close)
+            self._check_budget(order.model, new.nbytes)
             if running.is_dry:
                 self._catalog.abort(order.model)
+                self._release(order, running.version)
+                running.offered.close()
                 return live
-            self._vault.put(running.version.uid, outcome)
+            if order.is_same:
+                _check_same(outcome.manifest, order)
             unused.pop_all()
-        self._perform(self._catalog.publish(order.model, running.asker.uid))
+            self._vault.put(running.version.uid, outcome)
+            self._sources.keep(running.version.uid, running.offered)
+        self._release(order, running.version)
+        self._host.perform(self._catalog.publish(order.model, running.asker.uid))
         what = "loaded" if order.base is None else "published"
-        self._emit(what, order.model, order.version, 0, f"{live.nbytes} bytes")
+        text = f"{live.nbytes} bytes, {new.nbytes} of them new"
+        self._host.emit(what, order.model, order.version, 0, text)
         return live
+
+    def _release(self, order: Order, version: Version) -> None:
+        """The staging needs the version that it follows no more, which may be gone by now."""
+        nbytes = self._vault.release(version.uid)
+        if nbytes and order.base is not None:
+            number = order.base.manifest.version
+            self._host.emit("freed", order.model, number, 0, f"{nbytes} bytes")
 
     def _check_budget(self, model: str, nbytes: int) -> None:
         """Others may have been staged at the same time, each within what was left then."""
@@ -209,3 +273,17 @@ class Publisher:
                 f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
                 "or raise memory_budget"
             )
+
+
+def _check_same(manifest: Manifest, order: Order) -> None:
+    """StagingError unless the file still gave the weights that the live version has."""
+    assert order.base is not None
+    found, wanted = (
+        {(entry.name, entry.digest) for entry in m.compiled}
+        for m in (manifest, order.base.manifest)
+    )
+    if found != wanted:
+        raise StagingError(
+            f"{order.file_name} has other weights now than when version "
+            f"{order.base.manifest.version} of {order.model!r} was made from it"
+        )

@@ -17,6 +17,7 @@ from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.catalog import Catalog, not_allowed
 from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.fitting import Fitting
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Model, Notify, TellRevoked, Version
 from weightd.daemon.processes import ProcessTable
@@ -52,10 +53,9 @@ class Server:
         self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
         self._vault = Vault()
         self._processes = ProcessTable(self._loop, self._process_ended)
-        self._publisher = Publisher(
-            self._loop, self._catalog, self._vault, settings, self.perform, self.emit
-        )
+        self._publisher = Publisher(self._loop, self._catalog, self._vault, settings, self)
         self._open_planes()
+        self._fitting = Fitting(self._catalog, self._publisher, self._attach_plane.tell)
 
     def _open_planes(self) -> None:
         settings = self._settings
@@ -147,6 +147,7 @@ class Server:
         self._admin_plane.close()
         self._control_plane.close()
         self._processes.close()
+        self._publisher.close()
         self._vault.close()
         self._loop.close()
 
@@ -161,6 +162,7 @@ class Server:
                     self._attach_plane.tell(lease, protocol.Revocation(reason))
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
+                    self._publisher.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:
                     assert_never(action)
@@ -174,6 +176,9 @@ class Server:
         """Tell the log and whoever listens to events."""
         log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
+
+    def settled(self, model: str, error: WeightdError | None) -> None:
+        self._fitting.settled(model, error)
 
     def _process_ended(self, key: Key) -> None:
         self._attach_plane.end_leases_of(key)
@@ -198,13 +203,17 @@ class Server:
                 visitor.has_notice = False
                 return self._grant(visitor.lease, self._catalog.pull(visitor.lease))
             case protocol.Fetch():
-                raise BadRequestError(f"version {request.version} has no segment {request.index}")
+                return self._fetch(visitor.lease, request)
             case protocol.Switched():
                 self._switched(visitor.lease, request)
             case protocol.NotSwitched():
                 self._catalog.not_switched(visitor.lease, request.version, request.reason)
                 name, pid = self._name(visitor), visitor.peer.pid
                 self.emit("failed", name, request.version, pid, request.reason)
+            case protocol.Unfit():
+                self._fitting.ask(visitor.lease, request)
+            case protocol.RunsOn():
+                self._runs_on(visitor, request)
             case protocol.Released():
                 self.perform(self._catalog.released(visitor.lease, request.version))
             case _:
@@ -239,12 +248,28 @@ class Server:
         filled = self._vault.get(version.uid)
         name = self._catalog.leases[lease].model.name
         granted = protocol.Granted(name, version.number, self.incarnation, filled.manifest.segments)
-        return granted, (filled.segment.fileno(),)
+        return granted, (filled.segments[0].fileno(),)
+
+    def _fetch(self, lease: int, request: protocol.Fetch) -> tuple[protocol.Message, Sequence[int]]:
+        version = self._catalog.held_by(lease, request.version)
+        segments = self._vault.get(version.uid).segments
+        if request.index >= len(segments):
+            raise BadRequestError(f"version {request.version} has no segment {request.index}")
+        fetched = protocol.Fetched(version.number, request.index)
+        return fetched, (segments[request.index].fileno(),)
 
     def _switched(self, lease: int, request: protocol.Switched) -> None:
         self._catalog.switched(lease, request.version, request.pause_us)
         held = self._catalog.leases[lease]
         self.emit("switched", held.model.name, request.version, held.pid)
+
+    def _runs_on(self, visitor: Visitor, request: protocol.RunsOn) -> None:
+        assert visitor.lease is not None
+        self._catalog.runs_on(visitor.lease, request.engine, request.note)
+        if request.note:
+            version = self._catalog.leases[visitor.lease].version
+            text = f"to {request.engine}: {request.note}"
+            self.emit("fell-back", self._name(visitor), version, visitor.peer.pid, text)
 
     def _name(self, visitor: Visitor) -> str:
         assert visitor.lease is not None
@@ -263,7 +288,7 @@ class Server:
     def live(self, name: str) -> protocol.Live:
         """The live version of a model, as a reply."""
         version = self._catalog.model(name).live
-        return protocol.Live(name, version.number, self._vault.get(version.uid).segment.nbytes)
+        return protocol.Live(name, version.number, self._vault.get(version.uid).nbytes)
 
     # --- status --------------------------------------------------------------------------
 
@@ -288,6 +313,8 @@ class Server:
                     switches=lease.switches,
                     last_pause_us=lease.last_pause_us,
                     lag=lease.lag,
+                    engine=lease.engine,
+                    note=lease.note,
                 )
                 for lease in self._catalog.leases.values()
             ),
@@ -304,10 +331,16 @@ class Server:
             engine=manifest.stamp.get("engine", ""),
             note=manifest.stamp.get("note", ""),
             source=manifest.source,
+            nbytes=self._vault.nbytes_of(v.uid for v in model.versions.values()),
             versions=tuple(self._version_status(v) for v in model.versions.values()),
             allowed_pids=tuple(model.allowed_pids()),
         )
 
     def _version_status(self, version: Version) -> VersionStatus:
-        nbytes = self._vault.get(version.uid).segment.nbytes
-        return VersionStatus(version.number, version.state.name, nbytes, len(version.leases))
+        return VersionStatus(
+            number=version.number,
+            state=version.state.name,
+            nbytes=self._vault.get(version.uid).nbytes,
+            shared_nbytes=self._vault.shared_nbytes(version.uid),
+            leases=len(version.leases),
+        )

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weightd.errors import SettingsError
-from weightd.ipc.protocol import ModelName
+from weightd.ipc.protocol import Engine, ModelName
 
-Engine = Literal["plain", "reference"]
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -21,22 +20,29 @@ _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One daemon's settings.
 
-    models: name -> path of a file to load at start. engine: plain or reference.
+    models: name -> path of a file to load at start. engine: prepacked, plain or reference for all
+    models that are loaded without naming one; empty for prepacked, and plain where that fails.
     keep: versions held for rollback, the live one included. memory_budget: bytes that all segments
     together may take ('8GiB' in a file), None for what the machine gives. attach_public: let
     workers of other users reach the attach socket (they still must be whitelisted).
-    stage_deadline_s: the longest a load or publish may take. leases_per_uid: for one user.
+    stage_deadline_s: the longest a load or publish may take. answer_limit_s: the longest that one
+    prediction on a small made-up input may take, which each version is verified by.
+    keep_tensors_on_demand: keep a model's original tensors, too, once an allowed worker says that
+    it cannot use what was compiled (it has another onnxruntime); they take as much memory again.
+    leases_per_uid: for one user.
     read_in_threads: read each worker's messages in a thread of its own, as is done by itself on
     kernels before 6.16, where a peer could otherwise stall the reader. hello_deadline_s: how long a
     process may stay connected to the attach socket without a lease.
     """
 
     models: dict[ModelName, str] = {}
-    engine: Engine = "plain"
+    engine: Engine = ""
     keep: _Count = 2
     memory_budget: _Nbytes | None = None
     attach_public: bool = False
     stage_deadline_s: _Seconds = 600.0
+    answer_limit_s: _Seconds = 60.0
+    keep_tensors_on_demand: bool = True
     leases_per_uid: _Count = 4096
     read_in_threads: bool = False
     hello_deadline_s: _Seconds = 10.0

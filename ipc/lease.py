@@ -20,7 +20,7 @@ from weightd.ipc.seqpacket import connect
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-Notices = protocol.Notice | protocol.Revocation | protocol.Goodbye
+Notices = protocol.Notice | protocol.Revocation | protocol.Unhelped | protocol.Goodbye
 Reply = TypeVar("Reply", bound=protocol.Message)
 
 
@@ -45,6 +45,7 @@ class Lease:
     """
 
     def __init__(self, folder: RuntimeFolder, *, timeout_s: float) -> None:
+        self.folder = folder
         self._connection = connect(folder.attach, max_fds=1, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._kept: list[Notices] = []
@@ -72,17 +73,24 @@ class Lease:
     def not_switched(self, version: int, reason: str) -> None:
         self._send(protocol.NotSwitched(version, reason[:4000]))
 
+    def runs_on(self, engine: str, note: str) -> None:
+        self._send(protocol.RunsOn(engine, note[:4000]))
+
     def released(self, version: int) -> None:
         self._held.discard(version)
         self._send(protocol.Released(version))
 
-    def notice(self) -> Notices | None:
-        """The next notice; None when there is none. BrokenPeerError when the daemon is gone."""
+    def unfit(self, version: int, reason: str) -> None:
+        self._send(protocol.Unfit(version, reason[:4000]))
+
+    def notice(self, *, timeout_s: float = 0.0) -> Notices | None:
+        """The next notice; None when there is none in that time. BrokenPeerError when the daemon
+        is gone."""
         if self._kept:
             return self._kept.pop(0)
         poller = select.poll()
         poller.register(self._connection, select.POLLIN)
-        if not poller.poll(0):
+        if not poller.poll(timeout_s * 1000):
             return None
         return self._receive(Notices)[0]
 

@@ -27,7 +27,8 @@ _NAME_RULE = "a model's name has 1 to 128 letters, digits and _.:+-, the first o
 ModelName = Annotated[str, msgspec.Meta(pattern=_NAME_PATTERN)]
 VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
-Engine = Literal["", "plain", "reference"]  # '': as the daemon is set
+Engine = Literal["", "prepacked", "plain", "reference"]  # '': what suits the model
+AUTOMATIC: tuple[Engine, ...] = ("prepacked", "plain")  # what '' stands for: the first that suits
 Pids = Annotated[tuple[Pid, ...], msgspec.Meta(max_length=MAX_PIDS)]
 
 
@@ -227,7 +228,24 @@ class Released(Message, frozen=True):
     version: VersionNumber
 
 
-AttachRequest = CurrentPid | Attach | Pull | Fetch | Switched | NotSwitched | Released
+class RunsOn(Message, frozen=True):
+    """My predictions run on this engine. note: why it is not the one of the version, or ''."""
+
+    engine: Annotated[str, msgspec.Meta(max_length=64)]
+    note: Text
+
+
+class Unfit(Message, frozen=True):
+    """I cannot use this version as it was compiled; I could with its original tensors. A Notice
+    follows when there is a version that has them, else Unhelped."""
+
+    version: VersionNumber
+    reason: Text
+
+
+AttachRequest = (
+    CurrentPid | Attach | Pull | Fetch | Switched | NotSwitched | Released | RunsOn | Unfit
+)
 
 
 class Granted(Message, frozen=True):
@@ -264,14 +282,20 @@ class Goodbye(Message, frozen=True):
     reason: str
 
 
-AttachReply = Failed | YourPid | Granted | Fetched | Notice | Revocation | Goodbye
+class Unhelped(Message, frozen=True):
+    """There will be no version that has the tensors you need."""
+
+    reason: str
+
+
+AttachReply = Failed | YourPid | Granted | Fetched | Notice | Revocation | Unhelped | Goodbye
 
 # --- events (PUB) ------------------------------------------------------------------------
 
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, rolled-back, unloaded, freed, allowed,
-    revoked, attached, switched, detached, failed, stopping."""
+    revoked, attached, switched, fell-back, detached, failed, stopping."""
 
     what: str
     model: str
@@ -294,15 +318,19 @@ class Job(Message, frozen=True):
     file_fd: int
     folder_fd: int | None
     segment_fd: int
-    base_fd: int | None  # the live version's segment: its graph and its parameters
+    base_fds: tuple[int, ...]  # the live version's segments, in its manifest's order
     budget_nbytes: int | None
     cpu_s: int
+    answer_limit_s: float
+    note: str = ""  # for people, beside what there is to say of the engine
 
 
 class Staged(Message, frozen=True):
-    """The segment is filled and sealed."""
+    """The segment is filled and sealed. base_segments: which of the live version's segments the
+    new one uses too, by their number there, in the order of the new manifest."""
 
     nbytes: Uint64
+    base_segments: Annotated[tuple[Uint64, ...], msgspec.Meta(max_length=15)] = ()
 
 
 StagerReport = Progress | Staged | Failed

@@ -11,16 +11,19 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VersionStatus(Part, frozen=True):
-    """One version. nbytes: its memory; leases: how many workers hold it."""
+    """One version. nbytes: its memory in all; shared_nbytes: what other versions use of that, too;
+    leases: how many workers hold it."""
 
     number: int
     state: str
     nbytes: int
+    shared_nbytes: int
     leases: int
 
 
 class ModelStatus(Part, frozen=True):
-    """One model. live: the live version's number; note: why a slower path is taken, or ''."""
+    """One model. live: the live version's number; note: why a slower path is taken, or ''; nbytes:
+    its versions' memory together, what they share counted once."""
 
     name: str
     owner_uid: int
@@ -29,12 +32,14 @@ class ModelStatus(Part, frozen=True):
     engine: str
     note: str
     source: str
+    nbytes: int
     versions: tuple[VersionStatus, ...]
     allowed_pids: tuple[int, ...]
 
 
 class WorkerStatus(Part, frozen=True):
-    """One lease. lag: '' when it runs the live version, else why it does not yet."""
+    """One lease. lag: '' when it runs the live version, else why it does not yet. engine and note:
+    what it runs on, and why that is not the version's engine; '' as long as it is."""
 
     pid: int
     uid: int
@@ -44,6 +49,8 @@ class WorkerStatus(Part, frozen=True):
     switches: int
     last_pause_us: float
     lag: str
+    engine: str
+    note: str
 
 
 class StagingStatus(Part, frozen=True):

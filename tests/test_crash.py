@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import weightd
 from tests.daemons import EARLY, FINAL, Daemon, Worker, running_daemon, running_worker
 from tests.helpers import wait_until
 from weightd.daemon import main
@@ -227,14 +226,3 @@ def test_the_memory_of_a_killed_daemon_is_the_kernels_again_when_the_last_worker
     assert "memfd:weightd:lenet.v1" in maps
     worker.ask("detach", model="lenet")
     wait_until(lambda: "memfd:weightd" not in Path(f"/proc/{worker.pid}/maps").read_text())
-
-
-def test_a_worker_of_another_onnxruntime_is_refused_by_name_and_leaks_nothing(
-    lenet: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "__version__", "0.1")
-    with pytest.raises(weightd.WeightdError, match=r"onnxruntime .* and this process has 0\.1"):
-        lenet.attach_here()
-    wait_until(lambda: leases(lenet) == {1: 0})

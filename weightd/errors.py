@@ -86,6 +86,10 @@ class EngineMismatchError(RefusedError):
     """The version was compiled for another engine, engine version or CPU than this process has."""
 
 
+class TensorsNeededError(EngineMismatchError):
+    """As EngineMismatchError, and with the version's original tensors this process could run it."""
+
+
 class StagingError(RefusedError):
     """The stager died, lied or ran out of its limits."""
 
@@ -108,6 +112,18 @@ class BadInputError(RefusedError):
 
 class PredictError(RefusedError):
     """The engine failed while it ran the graph on these inputs."""
+
+
+class PoisonedError(PredictError):
+    """A switch failed half-way and the session cannot be used any more: attach again."""
+
+
+class DeadlineError(PredictError):
+    """The engine was stopped since it had no answer in the time that it was given."""
+
+
+class AnswerError(RefusedError):
+    """A compiled version does not say what a private session of the same model says."""
 
 
 class SettingsError(RefusedError):
