@@ -1,58 +1,62 @@
-"""What an engine is to weightd: compile in the stager, open in a worker, run, swap.
+"""What an engine is to weightd: compile and verify in the stager, open in a worker, run, swap.
 
     stager:  compile(graph, raw tensors) -> Compiled: another graph, and the tensors it needs
-    worker:  open(mapped version) -> Session: run(), swap(newer version), close()
+             verify(written version)     -> it answers as a private session does, or AnswerError
+    worker:  open(mapped version)        -> Session: run(), swap(newer version), close()
 
 A backend is a module with a BACKEND. It is imported when it is named, never before.
 """
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
-import numpy as np
-
+from weightd.backends.answer import Answer
+from weightd.backends.raw import RawTensors, Report
 from weightd.backends.version import MappedVersion
 from weightd.errors import EngineMismatchError
-from weightd.weights.arena import Arena
 from weightd.weights.arrays import Array
+from weightd.weights.entries import Port
 from weightd.weights.file import OnChunk
-from weightd.weights.source import Source, TensorSpec
-
-Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
+from weightd.weights.source import TensorSpec
 
 _MODULES = {
-    "plain": "weightd.backends.onnxruntime",
+    "prepacked": "weightd.backends.prepacked",
+    "plain": "weightd.backends.plain",
     "reference": "weightd.backends.reference",
 }
 
 
-class RawTensors:
-    """All tensors of a source in one private buffer, by name. Freed with the object."""
+class Task(NamedTuple):
+    """What there is to know besides a graph and its weights. answer_limit_s: how long one run on
+    made-up inputs may take. live: the version that this one is to follow."""
 
-    def __init__(self, source: Source, report: Report) -> None:
-        self.specs: dict[str, TensorSpec] = source.tensors
-        arena = Arena(start=0)
-        self.offsets = {name: arena.place(spec.nbytes) for name, spec in self.specs.items()}
-        self.buffer = np.empty(arena.nbytes, np.uint8)
-        done = 0
-        for name, spec in self.specs.items():
-            source.read_into(name, self.bytes_of(name))
-            done += spec.nbytes
-            report("reading", done, arena.nbytes)
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    report: Report
+    answer_limit_s: float
+    live: MappedVersion | None
 
-    def bytes_of(self, name: str) -> memoryview:
-        offset = self.offsets[name]
-        return self.buffer.data[offset : offset + self.specs[name].nbytes]
+
+class Inside(NamedTuple):
+    """Where a weight lies: so many bytes into a compiled tensor."""
+
+    piece: str
+    offset: int
 
 
 class Compiled(ABC):
     """What compile() made: a serialized graph, and the tensors that it names as external data.
 
-    stamp: what a worker must have to run it. Owns what is on `_resources`, until close().
+    stamp: what a worker must have to run it. answer: what a private session said, None when it
+    could not be asked. inside: weights that lie inside one of the tensors. Owns what is on
+    `_resources`, until close().
     """
+
+    answer: Answer | None = None
+    inside: Mapping[str, Inside] = {}
 
     def __init__(self, graph: bytes, tensors: dict[str, TensorSpec], stamp: dict[str, str]) -> None:
         self.graph = graph
@@ -62,7 +66,8 @@ class Compiled(ABC):
 
     @abstractmethod
     def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
-        """Fill `target` with a tensor's bytes; on_chunk gets each piece right after."""
+        """Fill `target` with a tensor's bytes, in order, in pieces of at most MAX_CHUNK_NBYTES;
+        on_chunk gets each right after."""
 
     def close(self) -> None:
         self._resources.close()
@@ -75,7 +80,22 @@ class Compiled(ABC):
 
 
 class Session(Protocol):
-    """An open engine in a worker. Safe to use from several threads."""
+    """An open engine in a worker. Safe to use from several threads.
+
+    compiled_by: the engine whose versions it takes; engine: which one runs now; note: why it is
+    not that one.
+    """
+
+    compiled_by: str
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def note(self) -> str: ...
+
+    def inherited(self) -> "Session | None":
+        """In a forked child: a session over what is open here; None where that is not safe."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Predict. The inputs are checked already; the outputs are the caller's own memory.
@@ -94,8 +114,13 @@ class Backend(Protocol):
 
     name: str
 
-    def compile(self, graph: bytes, raw: RawTensors, report: Report) -> Compiled:
+    def compile(self, graph: bytes, raw: RawTensors, task: Task) -> Compiled:
         """Prepare a model for sharing. CompileError when the engine cannot run it."""
+
+    def verify(self, version: MappedVersion, previous: MappedVersion | None) -> bool:
+        """Open what was written, as a worker does, and ask it the reference question. AnswerError
+        when it says something else. Returns whether sessions may switch between the two in place;
+        where not, workers open the version anew."""
 
     def open(self, version: MappedVersion, *, threads: int) -> Session:
         """Open a version over its shared memory. EngineMismatchError when it was compiled for

@@ -1,12 +1,14 @@
 """Edits of ONNX graphs: where their weights are said to lie. Used by the stager, and by the
 reference engine, whose evaluator takes weights as inputs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 
-from weightd.backends.base import RawTensors
+from weightd.backends.raw import RawTensors
 from weightd.errors import CompileError
+from weightd.weights.arrays import Array
+from weightd.weights.dtypes import ITEMSIZE
 from weightd.weights.source import TensorSpec
 
 
@@ -19,7 +21,24 @@ def lay_out(graph: bytes, raw: RawTensors) -> bytes:
             place(tensor, external(tensor)["location"], raw.offsets[tensor.name], nbytes_of(tensor))
         elif tensor.name in raw.offsets:
             set_bytes(tensor, bytes(raw.bytes_of(tensor.name)))
+        else:
+            tensor.ClearField("external_data")  # a file's own packed forms: never believed
     return serialized(model)
+
+
+def with_constants(graph: bytes, tensors: Mapping[str, Array]) -> bytes:
+    """The graph with the bytes of these tensors in place of those that lie inside it."""
+    model = onnx.ModelProto.FromString(graph)
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.name in tensors:
+            set_bytes(tensor, tensors[tensor.name].tobytes())
+    return serialized(model)
+
+
+def external_names(graph: bytes) -> list[str]:
+    """The weights that a graph expects elsewhere."""
+    model = onnx.ModelProto.FromString(graph)
+    return [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def lent(
@@ -31,10 +50,7 @@ def lent(
     A session can be lent the weights of the outermost graph only. Those of a branch or loop body go
     back inside; read(nbytes, offset) gives the bytes of onnxruntime's file."""
     model = onnx.ModelProto.FromString(optimised)
-    for tensor in _weights_inside(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            found = external(tensor)
-            set_bytes(tensor, read(int(found["length"]), int(found.get("offset", "0"))))
+    take_inside(model, read)
     specs: dict[str, TensorSpec] = {}
     places: dict[str, int] = {}
     for tensor in model.graph.initializer:
@@ -51,6 +67,14 @@ def lent(
         places[tensor.name] = int(found.get("offset", "0"))
         place(tensor, location, 0, spec.nbytes)
     return serialized(model), specs, places
+
+
+def take_inside(model: onnx.ModelProto, read: Callable[[int, int], bytes]) -> None:
+    """Put the external weights of branches and loop bodies into the graph."""
+    for tensor in _weights_inside(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            found = external(tensor)
+            set_bytes(tensor, read(int(found["length"]), int(found.get("offset", "0"))))
 
 
 def weights_as_inputs(graph: bytes) -> onnx.ModelProto:
@@ -104,6 +128,8 @@ def set_bytes(tensor: onnx.TensorProto, raw: bytes) -> None:
 
 def spec_of(tensor: onnx.TensorProto) -> TensorSpec:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+    if dtype not in ITEMSIZE:
+        raise CompileError(f"weight {tensor.name!r} has dtype {dtype}, which cannot be shared")
     return TensorSpec(tensor.name, dtype, tuple(tensor.dims))
 
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from weightd.backends.base import Compiled, RawTensors, Report
+from weightd.backends.base import Compiled, Task
 from weightd.backends.current import Current
 from weightd.backends.onnx_edit import lay_out, weights_as_inputs
+from weightd.backends.raw import RawTensors
 from weightd.backends.version import MappedVersion
 from weightd.errors import CompileError, PredictError
 from weightd.weights.arrays import Array
-from weightd.weights.file import OnChunk
+from weightd.weights.file import MAX_CHUNK_NBYTES, OnChunk
 
 # What numpy code raises on inputs that it cannot compute with.
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, ImportError)
@@ -35,8 +36,11 @@ class _AsItIs(Compiled):
         self._raw = raw
 
     def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
-        target[:] = self._raw.bytes_of(name)
-        on_chunk(target)
+        raw = self._raw.bytes_of(name)
+        for start in range(0, len(target), MAX_CHUNK_NBYTES):
+            piece = target[start : start + MAX_CHUNK_NBYTES]
+            piece[:] = raw[start : start + MAX_CHUNK_NBYTES]
+            on_chunk(piece)
 
 
 class _Open:
@@ -48,6 +52,9 @@ class _Open:
 
 class ReferenceSession:
     """An evaluator and the version that it reads."""
+
+    compiled_by = engine = "reference"
+    note = ""
 
     def __init__(self, version: MappedVersion) -> None:
         self._current = Current(_Open(version))
@@ -63,6 +70,9 @@ class ReferenceSession:
     def swap(self, version: MappedVersion) -> float:
         return self._current.exchange(_Open(version))
 
+    def inherited(self) -> None:
+        """None: nothing keeps a run from going on while the process forks."""
+
     def close(self) -> None:
         self._current.close()
 
@@ -70,10 +80,14 @@ class ReferenceSession:
 class ReferenceBackend:
     name = "reference"
 
-    def compile(self, graph: bytes, raw: RawTensors, report: Report) -> Compiled:
-        report("compiling", 0, raw.buffer.nbytes)
+    def compile(self, graph: bytes, raw: RawTensors, task: Task) -> Compiled:
+        task.report("compiling", 0, raw.buffer.nbytes)
         _evaluator(graph)  # refuses operators that it does not have
         return _AsItIs(graph, raw)
+
+    def verify(self, version: MappedVersion, previous: MappedVersion | None) -> bool:
+        """Nothing was changed, so there is nothing to compare."""
+        return False
 
     def open(self, version: MappedVersion, *, threads: int) -> ReferenceSession:
         del threads  # numpy decides

@@ -61,7 +61,7 @@ def main() -> int:
     from weightd.backends.builder import build  # here: it loads numpy and an engine
 
     try:
-        nbytes = build(job, reporter.progress, _allow_memory)
+        staged = build(job, reporter.progress, _allow_memory)
     except WeightdError as error:
         code, text = to_wire(error)
         reporter.final(protocol.Failed(code, text[:_TEXT_NBYTES]))
@@ -73,7 +73,7 @@ def main() -> int:
         )
         reporter.final(protocol.Failed(InsufficientMemoryError.__name__, text))
         return _REFUSED_STATUS
-    reporter.final(protocol.Staged(nbytes))
+    reporter.final(staged)
     return 0
 
 

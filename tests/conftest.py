@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime by themselves, too
+
 from tests.daemons import Daemon, Worker, running_daemon, running_worker
 from tests.helpers import children, open_descriptors, wait_until
 

@@ -39,7 +39,7 @@ def version_of(worker: Worker) -> int:
 
 
 def test_an_allowed_worker_predicts_on_the_shared_copy(lenet: Daemon, worker: Worker) -> None:
-    assert worker.ask("attach", model="lenet") == {"version": 1, "engine": "plain"}
+    assert worker.ask("attach", model="lenet") == {"version": 1, "engine": "prepacked"}
     assert worker.ask("predict", model="lenet")["version"] == 1
     assert [w.pid for w in lenet.client.status().workers] == [worker.pid]
 

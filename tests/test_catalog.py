@@ -240,7 +240,9 @@ def test_a_lease_speaks_only_of_versions_that_it_holds() -> None:
             catalog.released(lease.id, number)
         with pytest.raises(UnknownVersionError):
             catalog.switched(lease.id, number, 0)
-    assert lease.version == 2
+        with pytest.raises(UnknownVersionError):
+            catalog.held_by(lease.id, number)
+    assert (lease.version, catalog.held_by(lease.id, 2).number) == (2, 2)
 
 
 def test_unload_tells_the_leases_and_frees_what_nobody_holds() -> None:

@@ -20,7 +20,7 @@ from weightd import __version__
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
     "serve", "status", "events", "shutdown", "load", "publish", "rollback", "cancel", "unload",
-    "allow", "revoke", "ps", "predict", "doctor", "demo",
+    "allow", "revoke", "ps", "predict", "doctor", "demo", "bench",
 ]  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def test_status_is_a_table_for_people(cli: CommandLine, shared: Daemon) -> None:
     assert told.status == 0
     assert f"pid {shared.pid}" in told.out
     assert "1 held, 2 live" in told.out
+    assert "shared" in told.out
     assert "lenet5.safetensors" in told.out
 
 
@@ -91,9 +92,11 @@ def test_status_is_one_document_for_programs(cli: CommandLine, shared: Daemon) -
     document = cli.run("status", "--json").json()
     assert document["pid"] == shared.pid
     assert document["models"]["lenet"]["live"] == 2
-    assert document["held_nbytes"] == sum(
-        version["nbytes"] for version in document["models"]["lenet"]["versions"]
-    )
+    lenet = document["models"]["lenet"]
+    assert document["held_nbytes"] == lenet["nbytes"]
+    first, second = lenet["versions"]
+    assert first["shared_nbytes"] == second["shared_nbytes"] == first["nbytes"]
+    assert document["held_nbytes"] == second["nbytes"]
 
 
 def test_ps_lists_who_uses_what(cli: CommandLine, shared: Daemon) -> None:

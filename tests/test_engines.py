@@ -1,5 +1,6 @@
 """Engines: what a worker answers over shared memory is what a private session answers."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import nets
 from tests.daemons import LENET, Daemon, running_daemon
+from weightd.backends import hollow
 from weightd.errors import BadInputError, CompileError, PredictError, WeightdError
 from weightd.weights.arrays import Array
 
@@ -236,12 +238,11 @@ def test_an_engine_that_fails_says_so_and_goes_on(shared: Daemon, tmp_path: Path
 def test_a_worker_that_cannot_open_the_new_version_stays_says_why_and_follows_the_next(
     shared: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tempfile
-
-    shared.client.load("stays", nets.saved(nets.dense(1.0), tmp_path / "a.onnx"))
+    shared.client.load("stays", nets.saved(nets.dense(1.0), tmp_path / "a.onnx"), engine="plain")
     with shared.attach_here("stays") as here:
         before = here.predict({"x": X})["y"].tobytes()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        monkeypatch.setattr(hollow, "OTHER_FOLDERS", ())
         shared.client.publish("stays", nets.saved(nets.dense(2.0), tmp_path / "b.onnx"))
         with pytest.raises(WeightdError, match=r"still runs version 1, not 2.*gone"):
             here.wait_for_version(2, timeout_s=1)

@@ -73,9 +73,7 @@ def ports_of(
 ) -> tuple[Port, ...]:
     """The graph's inputs or outputs; `without` are initializers that old models list as inputs.
     An output may leave its shape open, an input may not."""
-    ports = [
-        _port(value, what, is_input=is_input) for value in values if value.name not in without
-    ]
+    ports = [_port(value, what, is_input=is_input) for value in values if value.name not in without]
     if len({port.name for port in ports}) < len(ports):
         raise BadFileError(f"{what}: two of the same name")
     return tuple(ports)

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus, Event
     from weightd.ipc.status import ModelStatus, StagingStatus
 
-_MODEL_COLUMNS = ("model", "versions", "memory>", "leases>", "allowed>", "engine", "live source")
+_MODEL_COLUMNS = (
+    "model",
+    "versions",
+    "memory>",
+    "shared>",
+    "leases>",
+    "allowed>",
+    "engine",
+    "live source",
+)
 
 
 def status(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
@@ -54,7 +63,8 @@ def _model_row(model: "ModelStatus") -> tuple[str, ...]:
     return (
         model.name,
         states,
-        size(sum(v.nbytes for v in model.versions)),
+        size(model.nbytes),
+        size(max(v.shared_nbytes for v in model.versions)),
         str(sum(v.leases for v in model.versions)),
         str(len(model.allowed_pids)),
         model.engine or "-",

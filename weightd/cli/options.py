@@ -31,6 +31,7 @@ ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name
 class Engine(StrEnum):
     """What runs a graph."""
 
+    PREPACKED = "prepacked"
     PLAIN = "plain"
     REFERENCE = "reference"
 

@@ -35,7 +35,9 @@ def serve(  # noqa: PLR0913 - each is an option
         str | None,
         typer.Option(metavar="SIZE", help="What all segments together may take: 8GiB."),
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="What runs graphs; default plain.")] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="What runs graphs; default prepacked, else plain.")
+    ] = None,
     attach_public: Annotated[
         bool | None,
         typer.Option(

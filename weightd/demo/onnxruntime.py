@@ -1,6 +1,9 @@
 """Private onnxruntime sessions, as applications have them without weightd: to compare with."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write to the user's cache folder
 
 import onnxruntime as ort
 

@@ -52,6 +52,5 @@ def _perform(signals: Signals, screen: Screen, *, with_memory: bool) -> Report:
 def _explain(memory: MemoryReport, screen: Screen) -> None:
     screen.say(
         f"The daemon holds {memory.held_nbytes / 2**20:.0f} MiB, once; these pages are counted in "
-        "the workers' PSS already. Its workers predict without pre-packing, which would give each "
-        "a packed copy of its own: an answer may take longer."
+        "the workers' PSS already."
     )
