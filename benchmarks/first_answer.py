@@ -3,8 +3,9 @@ model has answered once? A fresh process that attaches, a forked one whose paren
 the floor: a fresh one with a private session.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from weightd.benchmarks.comparison import Bar, Comparison
 from weightd.benchmarks.job import Kind
@@ -19,34 +20,54 @@ def measure(subject: Subject, rounds: int) -> Iterator[Comparison]:
     with _forking_worker(subject) as parent:
         ours, forked, floor = in_turns(
             lambda: _fresh(subject, "weightd"),
-            lambda: _forked(subject, parent),
+            lambda: _forked(parent),
             lambda: _fresh(subject, "private"),
             rounds=rounds,
         )
     bars = subject.model.bars
-    for what, values, limit in (
-        ("attach and first answer", ours, bars.first_answer),
-        ("first answer in a forked child", forked, bars.forked),
+    for what, values, of_floor, limit in (
+        ("attach and first answer", _firsts(ours), _firsts(floor), bars.first_answer),
+        ("first answer in a forked child", _firsts(forked), _firsts(floor), None),
+        ("open in a forked child", _openings(forked), _openings(floor), bars.forked),
     ):
         yield Comparison(
             "first-answer",
             f"{what}, {subject.title}",
             "s",
             values,
-            floor,
+            of_floor,
             "private, fresh",
             Bar.at_most(limit),
             subject.name,
         )
 
 
-def _fresh(subject: Subject, kind: Kind) -> float:
+class _First(NamedTuple):
+    """Seconds until the model was open, and until it had answered."""
+
+    opened_s: float
+    first_s: float
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "_First":
+        return cls(float(told["opened_s"]), float(told["first_s"]))
+
+
+def _openings(firsts: Iterable[_First]) -> tuple[float, ...]:
+    return tuple(first.opened_s for first in firsts)
+
+
+def _firsts(firsts: Iterable[_First]) -> tuple[float, ...]:
+    return tuple(first.first_s for first in firsts)
+
+
+def _fresh(subject: Subject, kind: Kind) -> _First:
     with starting(subject, kind) as worker:
         worker.admit()
-        first = worker.ask(do="begin")
-    if first["imported"]:
-        raise UsageError(f"imported while the clock ran: {', '.join(first['imported'])}")
-    return float(first["first_s"])
+        told = worker.ask(do="begin")
+    if told["imported"]:
+        raise UsageError(f"imported while the clock ran: {', '.join(told['imported'])}")
+    return _First.of(told)
 
 
 @contextmanager
@@ -57,7 +78,7 @@ def _forking_worker(subject: Subject) -> Iterator[Worker]:
         yield worker
 
 
-def _forked(subject: Subject, parent: Worker) -> float:
+def _forked(parent: Worker) -> _First:
     parent.send(do="fork")
     parent.admit()
-    return float(parent.ask(do="begin")["first_s"])
+    return _First.of(parent.ask(do="begin"))

@@ -80,8 +80,7 @@ def _private_memory(subject: Subject, ours: list[Reading], floor: list[Reading])
 
 
 def _held_memory(subject: Subject) -> Comparison:
-    versions = subject.client.status().models[subject.name].versions
-    held = sum(version.nbytes for version in versions) / MIB
+    held = subject.client.status().models[subject.name].nbytes / MIB
     weights = subject.nbytes / MIB
     what = f"held by the daemon, {subject.title}"
     return Comparison("memory", what, "MiB", (held,), (weights,), "the weights", model=subject.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 class Bars:
     """Limits; None where a model has none. memory_of_4_mib: the sum of four workers' PSS.
     private_mib: a worker's Private_Dirty beyond a private session's less its weights.
-    first_answer, forked, publish: times of the floor's.
+    first_answer, publish: times of the floor's; forked: to open it, times of the floor's opening.
     """
 
     predict: float | None = 1.05

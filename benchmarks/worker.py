@@ -1,8 +1,8 @@
 """`python -m weightd.benchmarks.worker JOB`: opens a model, predicts once, stays to be measured.
 
-Out: its PID. In: begin. Out: how long opening and the first answer took, and which modules had to
-be imported meanwhile (none, or the time is not that of the model). Then in: anything to measure,
-and out: its memory.
+Out: its PID. In: begin. Out: how long opening took, and opening and the first answer, and which
+modules had to be imported meanwhile (none, or the time is not that of the model). Then in: anything
+to measure, and out: its memory.
 """
 
 import sys
@@ -22,9 +22,11 @@ def main(job: Job) -> None:
     before = set(sys.modules)
     started_s = time.perf_counter()
     with opened(job) as predict:
+        opened_s = time.perf_counter() - started_s
         predict(inputs)
         first_s = time.perf_counter() - started_s
-        tell(first_s=first_s, imported=sorted(sys.modules.keys() - before))
+        imported = sorted(sys.modules.keys() - before)
+        tell(opened_s=opened_s, first_s=first_s, imported=imported)
         while heard() is not None:
             tell(**private_memory())
 
