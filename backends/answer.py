@@ -53,11 +53,12 @@ def ask(ports: tuple[Port, ...], run: Run) -> Answer:
     raise PredictError(f"the model takes none of the inputs that were tried: {refusal}")
 
 
-def check(outputs: Mapping[str, Array], answer: Answer) -> None:
-    """AnswerError when outputs are not what they must be; it names the output and the distance."""
+def check(outputs: Mapping[str, Array], answer: Answer, *, bound: float = BOUND) -> None:
+    """AnswerError when outputs are not what they must be; it names the output and the distance.
+    bound: for an answer that need not be exact."""
     for name, wanted in answer.outputs.items():
         found = outputs[name]
-        if _is_equal(found, wanted) or (not answer.is_exact and _is_near(found, wanted)):
+        if _is_equal(found, wanted) or (not answer.is_exact and _is_near(found, wanted, bound)):
             continue
         raise AnswerError(
             f"output {name!r} is not that of a private session: {_far(found, wanted)}"
@@ -102,8 +103,8 @@ def _is_equal(found: Array, wanted: Array) -> bool:
     )
 
 
-def _is_near(found: Array, wanted: Array) -> bool:
-    return _is_comparable(found, wanted) and _distance(found, wanted) <= BOUND
+def _is_near(found: Array, wanted: Array, bound: float) -> bool:
+    return _is_comparable(found, wanted) and _distance(found, wanted) <= bound
 
 
 def _is_comparable(found: Array, wanted: Array) -> bool:

@@ -365,8 +365,12 @@ def attach(
     the default. threads: of the engine, for one prediction. timeout_s: how long each answer of
     the daemon may take. The caller owns the attachment and closes it.
 
+    Where this process has another onnxruntime than the version was compiled for, it waits until the
+    daemon has staged the version once more with its original tensors.
+
     Raises NoDaemonError, NotAllowedError, BadHandleError, UnknownModelError, LimitError,
-    EngineMismatchError, DaemonTimeoutError.
+    EngineMismatchError (TensorsNeededError: the tensors cannot be had), AnswerError,
+    DaemonTimeoutError.
     """
     if threads < 1:
         raise BadInputError(f"threads is {threads}; it must be at least 1")

@@ -26,7 +26,9 @@ from weightd.weights.fit import check_parameters_fit, check_ports_fit
 from weightd.weights.manifest import HEADER_NBYTES, Manifest
 from weightd.weights.source import Source, open_source
 
-_COMPILE_COPIES = 5  # raw, the engine's own, what it saves of both forms, the segment
+# Measured: the raw tensors, the engine's own two, packed and not, both forms in what it saves, and
+# then the segment. Never all of them at once, hence not eight.
+_COMPILE_COPIES = 7
 _UNFIT = (AnswerError, CompileError, PredictError)
 
 
@@ -76,7 +78,7 @@ def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:
 def _by(engine: str, job: Job, writer: Writer, model: _Model, notes: list[str]) -> Staged:
     """Compile, write, verify, seal. What it raises leaves the writer ready for another engine."""
     with named(engine).compile(model.graph, model.raw, model.task) as compiled:
-        stamp = _stamp(engine, job, compiled, notes)
+        stamp = _stamp(engine, job, compiled, notes) | {"weights": model.raw.digest}
         unsealed = writer.fill(
             model.draft,
             source=model.source,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from xxhash import xxh3_128
 
 from weightd.weights.arena import Arena
 from weightd.weights.source import Source, TensorSpec
@@ -11,18 +12,22 @@ Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
 
 
 class RawTensors:
-    """All tensors of a source in one private buffer, by name. Freed with the object."""
+    """All tensors of a source in one private buffer, by name. Freed with the object. digest: of
+    their names, dtypes, shapes and bytes, and of the source's graph."""
 
     def __init__(self, source: Source, report: Report) -> None:
         self.specs: dict[str, TensorSpec] = source.tensors
         arena = Arena(start=0)
         self.offsets = {name: arena.place(spec.nbytes) for name, spec in self.specs.items()}
         self.buffer = np.empty(arena.nbytes, np.uint8)
+        hasher = xxh3_128(source.graph or b"")
         done = 0
         for name, spec in self.specs.items():
-            source.read_into(name, self.bytes_of(name))
+            hasher.update(repr(spec).encode())
+            source.read_into(name, self.bytes_of(name), hasher.update)
             done += spec.nbytes
             report("reading", done, arena.nbytes)
+        self.digest = hasher.hexdigest()
 
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]

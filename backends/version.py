@@ -80,7 +80,7 @@ class Weights(Mapping[str, Array]):
 
     A snapshot: it stays with its version when the attachment switches. As long as it, or an array
     out of it, exists, the version stays mapped here and held by the daemon. A name that the
-    optimiser merged or renamed raises UnknownTensorError (a KeyError), which says what to do.
+    engine merged, renamed or packed raises UnknownTensorError (a KeyError), which says what to do.
     """
 
     def __init__(self, version: MappedVersion) -> None:

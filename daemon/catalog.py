@@ -96,13 +96,14 @@ class Catalog:
         """Forget a staged version. Nothing else changes."""
         self._staged.pop(name).apply(Event.ABORT)
 
-    def publish(self, name: str, owner_uid: int) -> list[Action]:
-        """Make the staged version live. `owner_uid` matters for a new model only."""
+    def publish(self, name: str, owner_uid: int, *, is_same: bool = False) -> list[Action]:
+        """Make the staged version live. `owner_uid` matters for a new model only. is_same: it has
+        the weights of the live one, which nobody will want to roll back to."""
         staged = self._staged.pop(name)
         model = self.models.setdefault(name, Model(name, owner_uid))
         model.versions[staged.number] = staged
         model.next_number = staged.number + 1
-        return self._make_live(model, staged, Event.PUBLISH)
+        return self._make_live(model, staged, Event.PUBLISH, is_kept=not is_same)
 
     def rollback(self, name: str, number: int | None) -> list[Action]:
         """Make a held version live again; None: the one that was live before this one."""
@@ -122,11 +123,16 @@ class Catalog:
             f"held (the daemon keeps {self._keep})"
         )
 
-    def _make_live(self, model: Model, version: Version, event: Event) -> list[Action]:
+    def _make_live(
+        self, model: Model, version: Version, event: Event, *, is_kept: bool = True
+    ) -> list[Action]:
+        """is_kept: whether the version that was live counts among those held for rollback."""
         previous = model.live if model.was_live else None
         version.apply(event)
         if previous is not None:
             previous.apply(Event.REPLACE)
+            if not is_kept:
+                model.was_live.remove(previous.number)
         model.was_live = [n for n in model.was_live if n != version.number] + [version.number]
         notices: list[Action] = []
         for lease in self._leases_of(model):

@@ -21,6 +21,8 @@ class Fitting:
     publisher: Publisher
     tell: Callable[[int, protocol.Unhelped], object]
     _waiting: dict[str, set[int]] = field(default_factory=dict)  # leases, by model
+    _ours: set[str] = field(default_factory=set)  # models that are staged because of us
+    _hopeless: dict[str, tuple[int, str]] = field(default_factory=dict)  # by model: version, why
 
     def ask(self, lease_id: int, request: protocol.Unfit) -> None:
         """A worker says that it is unfit. It hears of a new version, or that there will be none."""
@@ -31,17 +33,36 @@ class Fitting:
             return
         if request.version != model.live.number:
             return  # it was told of a newer one, and will try that
+        version, why = self._hopeless.get(model.name, (0, ""))
+        if version == model.live.number:  # once for each version is enough
+            self.tell(lease_id, protocol.Unhelped(why))
+            return
         self._waiting.setdefault(model.name, set()).add(lease_id)
-        try:
-            self.publisher.keep_tensors(model.name, f"process {lease.pid}: {request.reason}")
-        except BusyError:
-            return  # what is being staged may suit it; if not it asks again
-        except WeightdError as error:
-            self.settled(model.name, error)
+        self._stage(model.name, f"process {lease.pid}: {request.reason}")
 
     def settled(self, model: str, error: WeightdError | None) -> None:
-        """A staging of this model is over. Who waits has heard of the new version, if there is
-        one."""
+        """A staging of this model is over. Who waits has heard of the new version, if there is one;
+        if it was the owner's that failed, ours begins."""
+        is_ours = model in self._ours
+        self._ours.discard(model)
+        if error is None:
+            self._waiting.pop(model, None)
+            self._hopeless.pop(model, None)
+        elif is_ours:
+            self._give_up(model, error)
+        elif self._waiting.get(model):
+            self._stage(model, "processes that waited")
+
+    def _stage(self, model: str, note: str) -> None:
+        try:
+            self.publisher.keep_tensors(model, note)
+            self._ours.add(model)
+        except BusyError:
+            return  # what is being staged may suit them; if not, they ask again
+        except WeightdError as error:
+            self._give_up(model, error)
+
+    def _give_up(self, model: str, error: WeightdError) -> None:
+        self._hopeless[model] = (self.catalog.model(model).live.number, str(error))
         for lease in self._waiting.pop(model, ()):
-            if error is not None:
-                self.tell(lease, protocol.Unhelped(str(error)))
+            self.tell(lease, protocol.Unhelped(str(error)))

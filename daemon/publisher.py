@@ -120,7 +120,7 @@ class Publisher:
         source = self._sources.get(model.live.uid)
         if not self._settings.keep_tensors_on_demand:
             raise StagingError("keep_tensors_on_demand is off")
-        if "keep_tensors" in base.manifest.stamp:
+        if "keep_tensors" in base.manifest.stamp or base.manifest.layout == "tensors":
             raise StagingError("its original tensors are there already")
         if source is None:
             raise StagingError("its weights did not come from a file that could be read again")
@@ -251,7 +251,9 @@ class Publisher:
             self._vault.put(running.version.uid, outcome)
             self._sources.keep(running.version.uid, running.offered)
         self._release(order, running.version)
-        self._host.perform(self._catalog.publish(order.model, running.asker.uid))
+        self._host.perform(
+            self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
+        )
         what = "loaded" if order.base is None else "published"
         text = f"{live.nbytes} bytes, {new.nbytes} of them new"
         self._host.emit(what, order.model, order.version, 0, text)
@@ -278,12 +280,9 @@ class Publisher:
 def _check_same(manifest: Manifest, order: Order) -> None:
     """StagingError unless the file still gave the weights that the live version has."""
     assert order.base is not None
-    found, wanted = (
-        {(entry.name, entry.digest) for entry in m.compiled}
-        for m in (manifest, order.base.manifest)
-    )
-    if found != wanted:
+    live = order.base.manifest
+    if manifest.stamp.get("weights", "") != live.stamp.get("weights"):
         raise StagingError(
-            f"{order.file_name} has other weights now than when version "
-            f"{order.base.manifest.version} of {order.model!r} was made from it"
+            f"{order.file_name} has other weights now than when version {live.version} of "
+            f"{order.model!r} was made from it"
         )

@@ -178,7 +178,8 @@ class Server:
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
     def settled(self, model: str, error: WeightdError | None) -> None:
-        self._fitting.settled(model, error)
+        if not self.is_stopping:
+            self._fitting.settled(model, error)
 
     def _process_ended(self, key: Key) -> None:
         self._attach_plane.end_leases_of(key)

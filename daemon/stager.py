@@ -88,9 +88,9 @@ def _restrain(job: protocol.Job) -> None:
 
 
 def _allow_memory(weights_nbytes: int) -> None:
-    """Limit the address space to what weights of this size can honestly need: the raw bytes, the
-    engine's copy, its optimised copy, the segment, and as much again for its scratch."""
-    nbytes = _BASE_NBYTES + 6 * weights_nbytes
+    """Limit the address space to what weights of this size can honestly need: what is in memory at
+    the peak of a compilation, the mappings of the live version and of a session on the new one."""
+    nbytes = _BASE_NBYTES + 10 * weights_nbytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         nbytes = min(nbytes, hard)

@@ -1,4 +1,4 @@
-"""Two versions of one small model, the second built to follow the first, and their right answers."""
+"""Two versions of one small model, the second built to follow the first, and their answers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

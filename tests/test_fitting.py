@@ -1,14 +1,14 @@
 """Workers with another onnxruntime than the daemon's: they get the original tensors and run by the
 plain engine, or hear why not. Nobody else is disturbed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import weightd
-from tests import nets
+from tests import nets, zoo
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
 from weightd.backends import onnxruntime
@@ -18,7 +18,7 @@ X = {"x": np.random.default_rng(5).standard_normal((1, 1, 32, 32)).astype(np.flo
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """From here on this process has another onnxruntime, as far as versions can tell."""
     real = onnxruntime.stamp()
     monkeypatch.setattr(onnxruntime, "stamp", lambda: {**real, "onnxruntime": "0.1"})
@@ -119,3 +119,51 @@ def test_a_budget_that_has_no_room_for_the_tensors_is_kept(elsewhere: pytest.Mon
         with pytest.raises(TensorsNeededError, match="memory budget of the daemon"):
             daemon.attach_here()
         assert daemon.versions() == [(1, "LIVE")]
+
+
+def test_a_change_of_a_few_bytes_is_noticed_too(
+    elsewhere: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "lenet.onnx"
+    model = onnx.load(LENET)
+    path.write_bytes(model.SerializeToString())
+    with running_daemon() as daemon:
+        daemon.client.load("lenet", path)
+        (bias,) = (t for t in model.graph.initializer if t.name == "fc3.bias")
+        bias.raw_data = bytes(len(bias.raw_data))
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(TensorsNeededError, match="has other weights now"):
+            daemon.attach_here()
+
+
+def test_what_failed_is_not_staged_again_for_the_same_version(
+    lenet: Daemon, elsewhere: pytest.MonkeyPatch
+) -> None:
+    lenet.client.publish("lenet", nets.arrays_of(EARLY))
+    for _ in range(3):
+        with pytest.raises(TensorsNeededError, match="did not come from a file"):
+            lenet.attach_here()
+    assert lenet.versions() == [(1, "HELD"), (2, "LIVE")]
+
+
+def test_a_version_with_the_same_weights_takes_no_place_of_those_to_roll_back_to(
+    lenet: Daemon, elsewhere: pytest.MonkeyPatch
+) -> None:
+    lenet.client.publish("lenet", EARLY)
+    with lenet.attach_here() as unfit:
+        assert unfit.version == 3
+        wait_until(lambda: lenet.versions() == [(1, "HELD"), (3, "LIVE")])
+        assert lenet.client.rollback("lenet") == 1
+
+
+@pytest.mark.parametrize("name", ["nbits4_int8", "int4"])
+def test_few_bits_are_near_enough_on_the_plain_engine(
+    name: str, elsewhere: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (entry,) = (entry for entry in zoo.ZOO if entry.name == name)
+    path = nets.saved(zoo.seeds(entry)[0], tmp_path / "m.onnx")
+    with running_daemon() as daemon:
+        daemon.client.load(name, path)
+        with daemon.attach_here(name) as unfit:
+            assert unfit.engine == "plain"
+            unfit.predict(zoo.feed_of(entry))

@@ -101,30 +101,3 @@ def test_an_error_while_alone_opens_the_gate() -> None:
     with pytest.raises(KeyError), gate.closed():
         raise KeyError
     gate.enter()
-
-
-def test_many_threads_at_the_gate_are_never_inside_with_one_who_is_alone() -> None:
-    gate = Gate()
-    inside = [0]
-    torn: list[int] = []
-    stop = threading.Event()
-    lock = threading.Lock()
-
-    def share() -> None:
-        while not stop.is_set():
-            gate.enter()
-            with lock:
-                inside[0] += 1
-            with lock:
-                inside[0] -= 1
-            gate.leave()
-
-    sharing = [Step(share) for _ in range(4)]
-    for _ in range(300):
-        with gate.closed():
-            torn.append(inside[0])
-    stop.set()
-    for step in sharing:
-        step.join(10)
-        assert step.is_done
-    assert set(torn) == {0}

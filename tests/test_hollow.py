@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_has_its_size_and_content_and_takes_next_to_no_space(only_here: Path) -> None:
-    content = {4096: b"first", GIB: memoryview(b"second")}
+    content: dict[int, bytes | memoryview] = {4096: b"first", GIB: memoryview(b"second")}
     with hollow_file("weights", 2 * GIB, content) as path:
         assert path.parent.parent == only_here
         assert path.name == "weights"
@@ -92,7 +91,7 @@ def test_a_folder_that_is_reached_by_a_link_will_do(
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process finds for which /dev/shm has 64 MiB, and the folder `tiny` 512 KiB."""
     folder = tmp_path_factory.mktemp("mounts")
     program = [sys.executable, str(WORKERS / "small_tmpfs.py"), str(folder)]
@@ -104,7 +103,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         env={**os.environ, "PYTHONPATH": str(Path(weightd.__file__).parent.parent)},
     )
     assert done.returncode == 0, done.stderr
-    yield {"folder": str(folder), **json.loads(done.stdout)}
+    return {"folder": str(folder), **json.loads(done.stdout)}
 
 
 @pytest.mark.root

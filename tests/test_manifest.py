@@ -267,7 +267,7 @@ def test_an_unknown_tensor_names_close_ones() -> None:
 
 def test_a_tensor_that_the_optimiser_took_says_how_to_keep_it() -> None:
     compiled = manifest(layout="compiled", tensors=(), compiled=(entry(name="w_0"),))
-    with pytest.raises(UnknownTensorError, match=r"merged or renamed .*--keep-tensors"):
+    with pytest.raises(UnknownTensorError, match=r"renamed or packed .*--keep-tensors"):
         compiled.find("w")
     with pytest.raises(UnknownTensorError, match="no tensor 'zzz'"):
         compiled.find("zzz")

@@ -8,21 +8,21 @@ import pytest
 from weightd.ipc import maps
 from weightd.ipc.maps import Mapping
 
-LINES = b"""\
-00400000-0040b000 r--p 00001000 fe:00 123456                             /usr/bin/cat
-7f0000000000-7f0000021000 rw-p 00000000 00:00 0 
-7f0000022000-7f0000023000 r--s 0001f000 00:01 77                         /memfd:weightd:m.v1 (deleted)
-7f0000023000-7f0000024000 r--p 00000000 08:01 5                          /tmp/a b\tc/\xff weights
-7f0000024000-7f0000025000 r-xp 00000000 00:00 0                          [vdso]
-ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""
+LINES = [
+    b"00400000-0040b000 r--p 00001000 fe:00 123456          /usr/bin/cat",
+    b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0 ",
+    b"7f0000022000-7f0000023000 r--s 0001f000 00:01 77      /memfd:weightd:m.v1 (deleted)",
+    b"7f0000023000-7f0000024000 r--p 00000000 08:01 5       /tmp/a b\tc/\xff weights",
+    b"7f0000024000-7f0000025000 r-xp 00000000 00:00 0       [vdso]",
+    b"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]",
+]
 
 
 def test_lines_of_the_kernel_are_read_and_what_is_no_file_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "maps"
-    path.write_bytes(LINES)
+    path.write_bytes(b"".join(line + b"\n" for line in LINES))
     monkeypatch.setattr(maps, "Path", lambda _: path)
     assert maps.read_maps() == [
         Mapping(0x400000, 0x40B000, 0x1000, 123456, "/usr/bin/cat"),

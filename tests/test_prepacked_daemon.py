@@ -1,5 +1,5 @@
-"""Packed weights through a daemon: workers that predict through publishes and rollbacks, are killed,
-and publishes that are cancelled, doubled, or too large. What is live stays right."""
+"""Packed weights through a daemon: workers that predict through publishes and rollbacks, or are
+killed, and publishes that are cancelled, doubled, or too large. What is live stays right."""
 
 import os
 import signal
@@ -156,30 +156,25 @@ def is_stopped(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def halting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Halting]:
+def halting(tmp_path_factory: pytest.TempPathFactory, files: list[Path]) -> Iterator[Halting]:
+    """Version 1 of `mlp` is live in it, and stays so."""
     flag = tmp_path_factory.mktemp("halting") / "flag"
     prefix = (sys.executable, str(WORKERS / "saboteur.py"), str(flag))
     with running_daemon(prefix=prefix) as daemon:
-        daemon.client.status()
+        daemon.client.load("mlp", files[0])
         yield Halting(daemon, flag)
 
 
 @pytest.fixture
-def live(halting: Halting, files: list[Path], mlp: Pair) -> Iterator[None]:
-    """Version 1 of `mlp` is attached and must answer as before at the end, and then follow
-    a publish."""
-    client = halting.daemon.client
-    client.load("mlp", files[0])
+def live(halting: Halting, mlp: Pair) -> Iterator[None]:
+    """What is live answers right, and as before at the end."""
     with halting.daemon.attach_here("mlp") as here:
         assert mlp.number_of(here.predict(mlp.feed)) == 1
         yield
-        assert halting.daemon.versions("mlp") == [(1, "LIVE")]
-        assert mlp.number_of(here.predict(mlp.feed)) == 1
         halting.flag.unlink()
-        assert client.publish("mlp", files[1]) == 2
-        here.wait_for_version(2, timeout_s=10)
-        assert (here.engine, mlp.number_of(here.predict(mlp.feed))) == ("prepacked", 2)
-    client.unload("mlp")
+        assert halting.daemon.versions("mlp") == [(1, "LIVE")]
+        assert (here.version, here.lag) == (1, "")
+        assert mlp.number_of(here.predict(mlp.feed)) == 1
 
 
 @pytest.mark.parametrize("step", ["compiling", "packing", "writing", "verifying"])

@@ -172,7 +172,7 @@ def test_a_description_of_packed_weights_is_read_as_it_was_written() -> None:
     "text", ["k|", "k|1;2", "k|1;2;3;4", "k|a;2;3", "k|1;b;3", "k|1.5;2;3", "k||1;2;3", "k|;;"]
 )
 def test_a_description_of_a_new_kind_is_refused_by_the_weights_name(text: str) -> None:
-    with pytest.raises(CompileError, match="in a way that is new .'the weight'"):
+    with pytest.raises(CompileError, match=r"in a way that is new \('the weight'"):
         graph._parsed(text, "the weight")
 
 

@@ -72,13 +72,16 @@ class Client:
         """Load a model and make it live; returns its version, 1.
 
         file: a path (ONNX, safetensors, npz; told apart by content), opened here and sent as a
-        descriptor, or tensors by name, copied into sealed memory. engine: 'plain', 'reference', or
-        '' for the daemon's default. keep_tensors: keep the source's tensors readable beside what
-        the optimiser makes of them, for their size in memory. dry_run: do all but publish.
-        on_progress gets protocol.Progress (step, bytes done, bytes in all) in this thread.
+        descriptor, or tensors by name, copied into sealed memory. engine: 'prepacked', 'plain' or
+        'reference', which is then used or the load refused; '' for the daemon's choice, prepacked
+        and plain where that fails. keep_tensors: keep the source's tensors beside what the engine
+        makes of them, to be read and for workers with another onnxruntime, for their size in
+        memory. dry_run: do all but publish. on_progress gets protocol.Progress (step, bytes done,
+        bytes in all) in this thread.
 
         Ctrl-C, or the end of this process, cancels it. Raises ModelExistsError, BadFileError,
-        CompileError, InsufficientMemoryError, StagingError, CancelledError, BusyError, LimitError.
+        CompileError, AnswerError (it says something else than a private session),
+        InsufficientMemoryError, StagingError, CancelledError, BusyError, LimitError.
         """
         with self._offered(name, file) as ticket:
             request = protocol.Load(name, ticket, _engine(engine), keep_tensors, dry_run)
@@ -95,8 +98,9 @@ class Client:
         """Give a model a full set of new weights; returns the version that is now live (with
         dry_run: would be). Returns when new attaches get it; workers switch on their own.
 
-        A refusal changes nothing and uses up no number. Parameters and errors as in load(), and
-        UnknownModelError, MismatchError (a tensor is missing, extra, of another dtype or shape).
+        A refusal changes nothing and uses up no number. Parameters and errors as in load(), whose
+        engine and keep_tensors hold on, and UnknownModelError, MismatchError (a tensor is missing,
+        extra, of another dtype or shape).
         """
         with self._offered(name, file) as ticket:
             request = protocol.Publish(name, ticket, dry_run)

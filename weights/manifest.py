@@ -154,7 +154,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         names = [parameter.name for parameter in self.parameters]
         if self.layout == "compiled" and name in names:
             return (
-                f"tensor {name!r} {of} was merged or renamed by the optimiser; to keep it "
+                f"tensor {name!r} {of} was merged, renamed or packed by the engine; to keep it "
                 "readable load the model with --keep-tensors (Client.load(..., keep_tensors=True))"
             )
         close = difflib.get_close_matches(name, self._by_name or names)

@@ -6,7 +6,7 @@ its private copy. Here the packing is done once, in the stager, and workers map 
     stager                                        worker
     ──────                                        ──────
     model ─► onnxruntime optimises and packs      graph ─► onnxruntime builds a session over a
-              │                                             hollow file: it packs a dummy of zeros,
+              │                                             hollow file: it packs a dummy,
               ▼                                             finds the dummy's key in the graph, and
     ┌ segment ──────────────────────────┐                   keeps its mapping of the packed form
     │ graph: key of the dummy ─► piece  │                    │

@@ -14,6 +14,7 @@ import sys
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from weightd.daemon import stager
 from weightd.daemon.staging import Staging
@@ -25,14 +26,13 @@ flag = Path(sys.argv[1])
 def lie() -> None:
     """Add 1 to every reference answer."""
     from weightd.backends import optimised
-
-    honest = optimised.ask
+    from weightd.backends.answer import ask as honest
 
     def ask(*arguments: Any) -> Any:
         found = honest(*arguments)
         return found._replace(outputs={name: a + 1 for name, a in found.outputs.items()})
 
-    optimised.ask = ask
+    mock.patch.object(optimised, "ask", ask).start()
 
 
 def halt_at(step: str) -> None:
@@ -43,7 +43,7 @@ def halt_at(step: str) -> None:
         if isinstance(message, protocol.Progress) and message.step == step:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    stager.Reporter.send = send  # type: ignore[method-assign]
+    mock.patch.object(stager.Reporter, "send", send).start()
 
 
 if sys.argv[2] == "stager":
@@ -56,6 +56,7 @@ if sys.argv[2] == "stager":
     sys.exit(stager.main())
 
 program = [sys.executable, __file__, str(flag), "stager"]
-Staging.__init__ = partialmethod(Staging.__init__, stager=program)  # type: ignore[method-assign]
+start = partialmethod(Staging.__init__, stager=program)
+mock.patch.object(Staging, "__init__", start).start()
 sys.argv = sys.argv[5:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,5 +1,5 @@
-"""Hollow files where file systems are small. Run it in a mount namespace of its own, as root, with a
-folder: mounts there and on /dev/shm, and prints what it found, as JSON."""
+"""Hollow files where file systems are small. Run it in a mount namespace of its own, as root, with
+a folder: mounts there and on /dev/shm, and prints what it found, as JSON."""
 
 import json
 import subprocess
@@ -25,10 +25,10 @@ def mount(where: Path, size: str) -> None:
     subprocess.run(command, check=True)
 
 
-def made_in(nbytes: int, *, usual: Path, others: tuple[Path, ...]) -> Any:
+def made_in(nbytes: int, *, usual: Path, others: tuple[Path, Path]) -> Any:
     """The folder in which a hollow file is made, all of which is then read."""
     tempfile.tempdir = str(usual)
-    hollow.OTHER_FOLDERS = tuple(map(str, others))
+    hollow.OTHER_FOLDERS = str(others[0]), str(others[1])
     try:
         with hollow_file("weights", nbytes, {4096: b"real"}) as path:
             found = path.read_bytes()
@@ -44,7 +44,7 @@ def session_opened() -> Any:
     tempfile.tempdir = str(folder)
     with paired(entry_named("big_table")) as pair:
         tempfile.tempdir = str(tiny)
-        hollow.OTHER_FOLDERS = (str(folder),)
+        hollow.OTHER_FOLDERS = str(folder), str(folder)
         session = pair.open_packed(1)
         answers = [pair.run(session)]
         session.swap(pair.map(2))
@@ -57,16 +57,16 @@ def all_in_docker() -> Any:
     """What fits in Docker's /dev/shm of 64 MB, and what does not."""
     shm = Path("/dev/shm")
     return [
-        made_in(40 * MIB, usual=shm, others=(folder,)),
-        made_in(100 * MIB, usual=shm, others=(folder,)),
-        made_in(100 * MIB, usual=tiny, others=(shm,)),
+        made_in(40 * MIB, usual=shm, others=(folder, folder)),
+        made_in(100 * MIB, usual=shm, others=(folder, folder)),
+        made_in(100 * MIB, usual=tiny, others=(shm, shm)),
     ]
 
 
 FINDINGS: dict[str, Callable[[], Any]] = {
-    "fits": lambda: made_in(MIB // 2, usual=tiny, others=(folder,)),
-    "too large": lambda: made_in(2 * MIB, usual=tiny, others=(folder,)),
-    "nowhere": lambda: made_in(2 * MIB, usual=tiny, others=(tiny,)),
+    "fits": lambda: made_in(MIB // 2, usual=tiny, others=(folder, folder)),
+    "too large": lambda: made_in(2 * MIB, usual=tiny, others=(folder, folder)),
+    "nowhere": lambda: made_in(2 * MIB, usual=tiny, others=(tiny, tiny)),
     "docker": all_in_docker,
     "session": session_opened,
 }

@@ -18,11 +18,20 @@ def load(  # noqa: PLR0913 - each is an option
     file: ModelFile,
     *,
     engine: Annotated[
-        Engine | None, typer.Option(help="Instead of the daemon's own.", show_default=False)
+        Engine | None,
+        typer.Option(
+            help="What runs it. Without it the daemon's choice: prepacked, and plain where that "
+            "fails.",
+            show_default=False,
+        ),
     ] = None,
     keep_tensors: Annotated[
         bool,
-        typer.Option("--keep-tensors", help="Keep the source's tensors readable too."),
+        typer.Option(
+            "--keep-tensors",
+            help="Keep the source's tensors, too: to be read, and for workers with another "
+            "onnxruntime.",
+        ),
     ] = False,
     dry_run: DryRun = False,
     runtime_dir: RuntimeDir = None,

@@ -36,7 +36,11 @@ def serve(  # noqa: PLR0913 - each is an option
         typer.Option(metavar="SIZE", help="What all segments together may take: 8GiB."),
     ] = None,
     engine: Annotated[
-        Engine | None, typer.Option(help="What runs graphs; default prepacked, else plain.")
+        Engine | None,
+        typer.Option(
+            help="What runs graphs. Without it prepacked, and plain where that fails.",
+            show_default=False,
+        ),
     ] = None,
     attach_public: Annotated[
         bool | None,

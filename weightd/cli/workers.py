@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from weightd.ipc.status import WorkerStatus
 
 _NOT_KILLED = 1  # exit status
+_COLUMNS = (
+    "PID>",
+    "user",
+    "model",
+    "version>",
+    "since",
+    "switches>",
+    "last pause>",
+    "lag",
+    "other engine",
+)
 
 Pids = Annotated[
     list[int], typer.Argument(metavar="PID...", help="As the daemon sees them.", min=1)
@@ -103,8 +114,7 @@ def ps(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
         rows = [msgspec.to_builtins(worker) | {"user": _user(worker.uid)} for worker in workers]
         print_json({"workers": rows})
     elif workers:
-        columns = ("PID>", "user", "model", "version>", "since", "switches>", "last pause>", "lag")
-        print_table(columns, map(_row, workers))
+        print_table(_COLUMNS, map(_row, workers))
     else:
         print_line("no workers are attached")
 
@@ -121,6 +131,7 @@ def _row(worker: "WorkerStatus") -> tuple[str, ...]:
         str(worker.switches),
         pause,
         worker.lag or "-",
+        f"{worker.engine}: {worker.note}" if worker.note else "-",
     )
 
 
