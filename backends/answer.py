@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from weightd.errors import AnswerError, DeadlineError, PredictError
-from weightd.weights.arrays import Array, numpy_dtype
+from weightd.weights.arrays import Array, are_equal, numpy_dtype
 from weightd.weights.entries import Port
 
 Arrays = dict[str, Array]
@@ -21,6 +21,11 @@ Run = Callable[[Arrays], Arrays]
 BOUND = 1e-4  # of the largest absolute value: where bit equality cannot be had
 _SIZES = (1, 2, 8, 3, 16, 32, 64)  # of dimensions that the graph leaves open
 _WHOLE_NUMBERS = (5, 2, 1)  # integers are drawn from as many
+_MAX_NBYTES = 64 * 2**20  # of all inputs, and of all outputs
+_FLOATING = "fV"  # numpy's kinds; V is what ml_dtypes has
+_FEW = 3
+_SOME = 4096
+_TRIES = 4  # other inputs for an answer that says little
 
 
 class Answer(NamedTuple):
@@ -33,24 +38,72 @@ class Answer(NamedTuple):
 
 
 def ask(ports: tuple[Port, ...], run: Run) -> Answer:
-    """The answer to the first inputs that the graph takes. PredictError when it takes none;
-    DeadlineError at once; AnswerError when it does not say the same thing twice."""
-    refusal: PredictError | None = None
+    """The answer to the first inputs that the graph takes. DeadlineError when it does not end;
+    PredictError when it takes none, or its answers prove nothing."""
+    refusal: Exception | None = None
     for inputs in _inputs(ports):
         try:
-            outputs, again = _twice(run, inputs)
+            return _answer(inputs, run)
         except DeadlineError:
             raise
-        except PredictError as error:
+        except (PredictError, MemoryError) as error:
             refusal = refusal or error
-            continue
-        answer = Answer(inputs, outputs)
-        if is_same(again, answer):
-            return answer
-        loose = answer._replace(is_exact=False)
-        check(again, loose)
-        return loose
     raise PredictError(f"the model takes none of the inputs that were tried: {refusal}")
+
+
+def _answer(inputs: Arrays, run: Run) -> Answer:
+    _check_size("input", inputs)
+    outputs, again = _twice(run, inputs)
+    _check_size("output", outputs)
+    answer = Answer(inputs, outputs)
+    if not _says_something(outputs):
+        _check_varies(answer, run)
+    if is_same(again, answer):
+        return answer
+    loose = answer._replace(is_exact=False)
+    try:
+        check(again, loose)
+    except AnswerError as error:
+        raise PredictError(f"it does not give the same answer twice: {error}") from error
+    return loose
+
+
+def _check_size(what: str, arrays: Arrays) -> None:
+    """A version keeps its answer, and every worker compares with it."""
+    nbytes = sum(array.nbytes for array in arrays.values())
+    if nbytes > _MAX_NBYTES:
+        raise PredictError(f"an {what} of {nbytes} bytes is too large to compare with")
+
+
+def _says_something(outputs: Arrays) -> bool:
+    """Whether some output has enough different numbers that other weights would change them."""
+    return any(map(_is_varied, outputs.values()))
+
+
+def _is_varied(output: Array) -> bool:
+    if output.dtype.kind not in _FLOATING:
+        return False
+    some = output.reshape(-1)[:_SOME].astype(np.float64)
+    return len(np.unique(some[np.isfinite(some)])) >= _FEW
+
+
+def _check_varies(answer: Answer, run: Run) -> None:
+    """PredictError when other inputs have the same answer: any weights might."""
+    for seed in range(1, _TRIES + 1):
+        if not is_same(run(_others(answer.inputs, seed)), answer):
+            return
+    raise PredictError("it has the same answer for all inputs that were tried")
+
+
+def _others(inputs: Arrays, seed: int) -> Arrays:
+    """Inputs like these: other numbers where they are floating, the same where they are not."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.standard_normal(array.shape).astype(array.dtype)
+        if array.dtype.kind in _FLOATING
+        else array
+        for name, array in inputs.items()
+    }
 
 
 def check(outputs: Mapping[str, Array], answer: Answer, *, bound: float = BOUND) -> None:
@@ -98,9 +151,13 @@ def _input(port: Port, size: int, limit: int, rng: np.random.Generator) -> Array
 
 
 def _is_equal(found: Array, wanted: Array) -> bool:
-    return (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and (
-        found.tobytes() == wanted.tobytes()
+    return (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and are_equal(
+        _bytes_of(found), _bytes_of(wanted)
     )
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _is_near(found: Array, wanted: Array, bound: float) -> bool:
@@ -108,10 +165,10 @@ def _is_near(found: Array, wanted: Array, bound: float) -> bool:
 
 
 def _is_comparable(found: Array, wanted: Array) -> bool:
-    return (found.dtype, found.shape) == (
-        wanted.dtype,
-        wanted.shape,
-    ) and wanted.dtype.kind in "fiub"
+    """Numbers that rounding can change; whole ones are equal or wrong."""
+    return (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and (
+        wanted.dtype.kind in _FLOATING
+    )
 
 
 def _distance(found: Array, wanted: Array) -> float:
@@ -126,6 +183,8 @@ def _distance(found: Array, wanted: Array) -> float:
 
 
 def _far(found: Array, wanted: Array) -> str:
+    if (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and wanted.dtype.kind in "iub":
+        return f"{np.count_nonzero(found != wanted)} of {wanted.size} numbers differ"
     if not _is_comparable(found, wanted):
         return f"{found.dtype}{list(found.shape)}, not {wanted.dtype}{list(wanted.shape)}"
     return f"they differ by {_distance(found, wanted):.2g} of the largest value"

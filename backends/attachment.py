@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Self, assert_never
 
 from weightd.backends.base import Session, named
+from weightd.backends.helping import helped
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.version import MappedVersion, Weights
 from weightd.errors import (
@@ -26,7 +27,6 @@ from weightd.errors import (
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
-    NotAllowedError,
     RefusedError,
     TensorsNeededError,
     UsageError,
@@ -123,15 +123,17 @@ class Attachment:
         outputs by name, in new memory of the caller's. Raises BadInputError, PredictError,
         UnknownTensorError (weights without a graph), ClosedError, ForkedError.
         """
-        mapped = self._version_now()
+        # No name here is a version: in a child that is forked now this frame stays for ever.
+        ports = self._version_now().manifest.inputs
         session = self._session
         if session is None:
-            mapped.graph()  # says that there is none
+            self._version_now().graph()  # says that there is none
             raise ClosedError("this attachment was closed")
-        outputs = session.run(checked_inputs(inputs, mapped.manifest.inputs))
-        if session.note != self._told[1]:
-            self._bell.ring()
-        return outputs
+        try:
+            return session.run(checked_inputs(inputs, ports))
+        finally:
+            if session.note != self._told[1]:
+                self._bell.ring()
 
     def wait_for_version(self, number: int, *, timeout_s: float) -> None:
         """Return once predictions run on this version; DaemonTimeoutError says why they do not."""
@@ -231,22 +233,8 @@ class Attachment:
             try:
                 return mapped, self._opened(mapped, current)
             except TensorsNeededError as error:
-                mapped, current = self._helped(mapped.number, error, deadline_s), None
-
-    def _helped(self, number: int, why: TensorsNeededError, deadline_s: float) -> MappedVersion:
-        """Ask for a version that has its tensors, and wait for it."""
-        reason = str(why.__cause__)  # the text alone: see _follow()
-        log.warning("the daemon is asked for the original tensors: %s", reason)
-        self._lease.unfit(number, reason)
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            match self._lease.notice(timeout_s=left_s):
-                case protocol.Notice():
-                    return self._map(self._lease.pull())
-                case protocol.Unhelped(reason):
-                    raise TensorsNeededError(f"{why} (the daemon: {reason})") from why
-                case protocol.Revocation(reason) | protocol.Goodbye(reason):
-                    raise NotAllowedError(reason) from why
-        raise why
+                grant = helped(self._lease, mapped.number, error, deadline_s)
+                mapped, current = self._map(grant), None
 
     def _opened(self, mapped: MappedVersion, current: Session | None) -> Session | None:
         """A session on this version: the current one, switched, if it is of the same engine."""
@@ -293,7 +281,10 @@ class Attachment:
         match notice:
             case protocol.Notice():
                 self._follow()
-            case protocol.Revocation() | protocol.Unhelped() | protocol.Goodbye():
+            case protocol.Unhelped(reason):
+                self.lag += f" (the daemon: {reason})"
+                log.warning("no version that suits process %d will come: %s", self._pid, reason)
+            case protocol.Revocation() | protocol.Goodbye():
                 log.warning("process %d gets no new versions: %s", self._pid, notice.reason)
                 self.lag = notice.reason
             case _:
@@ -343,6 +334,8 @@ class Attachment:
         if session is not None and (session.engine, session.note) != self._told:
             if self._told[1] or session.note:
                 self._lease.runs_on(session.engine, session.note)
+            if session.engine == "none":
+                self._lease.unfit(self._version_now().number, session.note)
             self._told = (session.engine, session.note)
 
     def _lost(self, error: WeightdError) -> None:

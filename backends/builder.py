@@ -18,7 +18,13 @@ from weightd.backends.live import LiveVersion
 from weightd.backends.raw import RawTensors, Report
 from weightd.backends.version import MappedVersion
 from weightd.backends.writer import Unsealed, Writer
-from weightd.errors import AnswerError, CompileError, MismatchError, PredictError
+from weightd.errors import (
+    AnswerError,
+    BadManifestError,
+    CompileError,
+    MismatchError,
+    PredictError,
+)
 from weightd.ipc import memory
 from weightd.ipc.protocol import AUTOMATIC, Job, Staged
 from weightd.weights.entries import Parameter
@@ -29,7 +35,7 @@ from weightd.weights.source import Source, open_source
 # Measured: the raw tensors, the engine's own two, packed and not, both forms in what it saves, and
 # then the segment. Never all of them at once, hence not eight.
 _COMPILE_COPIES = 7
-_UNFIT = (AnswerError, CompileError, PredictError)
+_UNFIT = (AnswerError, BadManifestError, CompileError, PredictError)
 
 
 class _Model(NamedTuple):
@@ -89,8 +95,9 @@ def _by(engine: str, job: Job, writer: Writer, model: _Model, notes: list[str]) 
         )
     model.task.report("verifying", 0, model.raw.buffer.nbytes)
     try:
-        if _verify(engine, unsealed, stamp, model.task.live):
-            stamp["switch"] = "in place"
+        live = model.task.live
+        if _verify(engine, unsealed, stamp, live) and live is not None:
+            stamp["switch"] = str(live.number)  # sessions may switch from and to it in place
     except _UNFIT as error:
         fault = type(error)(str(error))  # without the traceback, which keeps what is mapped
     else:

@@ -24,21 +24,21 @@ class Fitting:
     _ours: set[str] = field(default_factory=set)  # models that are staged because of us
     _hopeless: dict[str, tuple[int, str]] = field(default_factory=dict)  # by model: version, why
 
-    def ask(self, lease_id: int, request: protocol.Unfit) -> None:
+    def ask(self, lease_id: int, number: int, reason: str) -> None:
         """A worker says that it is unfit. It hears of a new version, or that there will be none."""
         lease = self.catalog.leases[lease_id]
         model = lease.model
         if not model.is_loaded or lease.is_revoked:
             self.tell(lease_id, protocol.Unhelped("it gets no new versions"))
             return
-        if request.version != model.live.number:
+        if number != model.live.number:
             return  # it was told of a newer one, and will try that
         version, why = self._hopeless.get(model.name, (0, ""))
         if version == model.live.number:  # once for each version is enough
             self.tell(lease_id, protocol.Unhelped(why))
             return
         self._waiting.setdefault(model.name, set()).add(lease_id)
-        self._stage(model.name, f"process {lease.pid}: {request.reason}")
+        self._stage(model.name, f"process {lease.pid}: {reason}")
 
     def settled(self, model: str, error: WeightdError | None) -> None:
         """A staging of this model is over. Who waits has heard of the new version, if there is one;

@@ -229,7 +229,8 @@ class Publisher:
             self._host.settled(order.model, error)
         else:
             running.asker.answer(live)
-            self._host.settled(order.model, None)
+            dry = StagingError("that was a dry run") if running.is_dry else None
+            self._host.settled(order.model, dry)
 
     def _settle(self, order: Order, running: _Running, outcome: Outcome) -> protocol.Live:
         """Make what was staged live, unless it failed, was a dry run, or is too much by now."""
@@ -249,11 +250,11 @@ class Publisher:
                 _check_same(outcome.manifest, order)
             unused.pop_all()
             self._vault.put(running.version.uid, outcome)
-            self._sources.keep(running.version.uid, running.offered)
         self._release(order, running.version)
         self._host.perform(
             self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
         )
+        self._sources.keep(running.version.uid, running.offered)
         what = "loaded" if order.base is None else "published"
         text = f"{live.nbytes} bytes, {new.nbytes} of them new"
         self._host.emit(what, order.model, order.version, 0, text)

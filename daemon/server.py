@@ -208,11 +208,12 @@ class Server:
             case protocol.Switched():
                 self._switched(visitor.lease, request)
             case protocol.NotSwitched():
-                self._catalog.not_switched(visitor.lease, request.version, request.reason)
+                reason = one_line(request.reason)
+                self._catalog.not_switched(visitor.lease, request.version, reason)
                 name, pid = self._name(visitor), visitor.peer.pid
-                self.emit("failed", name, request.version, pid, request.reason)
-            case protocol.Unfit():
-                self._fitting.ask(visitor.lease, request)
+                self.emit("failed", name, request.version, pid, reason)
+            case protocol.Unfit(version, reason):
+                self._fitting.ask(visitor.lease, version, one_line(reason))
             case protocol.RunsOn():
                 self._runs_on(visitor, request)
             case protocol.Released():
@@ -266,10 +267,11 @@ class Server:
 
     def _runs_on(self, visitor: Visitor, request: protocol.RunsOn) -> None:
         assert visitor.lease is not None
-        self._catalog.runs_on(visitor.lease, request.engine, request.note)
-        if request.note:
+        engine, note = one_line(request.engine), one_line(request.note)
+        self._catalog.runs_on(visitor.lease, engine, note)
+        if note:
             version = self._catalog.leases[visitor.lease].version
-            text = f"to {request.engine}: {request.note}"
+            text = f"to {engine}: {note}"
             self.emit("fell-back", self._name(visitor), version, visitor.peer.pid, text)
 
     def _name(self, visitor: Visitor) -> str:
@@ -345,3 +347,8 @@ class Server:
             shared_nbytes=self._vault.shared_nbytes(version.uid),
             leases=len(version.leases),
         )
+
+
+def one_line(text: str) -> str:
+    """A worker's own words, for the log: no line breaks, and nothing that a terminal obeys."""
+    return "".join(c if c.isprintable() else " " for c in text)

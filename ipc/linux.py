@@ -217,6 +217,12 @@ def _remap(address: int, old_nbytes: int, new_nbytes: int, flags: int, to: int) 
         _check(-1, "mremap")
 
 
+def trim_heap() -> None:
+    """Give freed memory of the C library's heap back to the system (glibc only)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def private_memory() -> dict[str, int]:
     """Bytes of this process by kind, of /proc/self/smaps_rollup: Pss, Private_Dirty, Rss, …"""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]

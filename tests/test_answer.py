@@ -135,13 +135,40 @@ def test_a_graph_that_repeats_itself_nearly_is_held_to_a_bound() -> None:
 
 
 @pytest.mark.parametrize("other", [X + 1, X[:2], X.astype(np.float64), X * np.nan])
-def test_a_graph_that_says_two_things_is_refused(other: Array) -> None:
-    with pytest.raises(AnswerError, match="output 'y'"):
+def test_a_graph_that_says_two_things_has_no_answer(other: Array) -> None:
+    with pytest.raises(PredictError, match="not give the same answer twice: output 'y'"):
         answer.ask((), says(X, other))
 
 
-def test_a_graph_that_says_nan_twice_repeats_itself() -> None:
-    assert answer.ask((), says(X * np.nan, X * np.nan)).is_exact
+@pytest.mark.parametrize(
+    "outputs", [X * np.nan, np.sign(X), np.zeros(3, np.float32), np.array([3])], ids=str
+)
+def test_an_answer_that_any_weights_could_give_is_none(outputs: Array) -> None:
+    with pytest.raises(PredictError, match="the same answer for all inputs"):
+        answer.ask((Port("x", "float32", (2,)),), lambda _: {"y": outputs})
+
+
+def test_few_numbers_are_an_answer_when_they_follow_the_inputs() -> None:
+    def sign(inputs: Arrays) -> Arrays:
+        return {"y": np.sign(inputs["x"])}
+
+    assert answer.ask((Port("x", "float32", (20,)),), sign).is_exact
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_what_is_too_large_to_compare_is_not_kept(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer, "_MAX_NBYTES", 100)
+    nfloats = {"input": (26, 1), "output": (1, 26)}[what]
+    outputs = np.arange(nfloats[1], dtype=np.float32)
+    with pytest.raises(PredictError, match=f"an {what} of 104 bytes is too large"):
+        answer.ask((Port("x", "float32", (nfloats[0],)),), lambda _: {"y": outputs})
+
+
+def test_bfloat16_may_differ_by_rounding() -> None:
+    one = X.astype(ml_dtypes.bfloat16)
+    answer.check({"y": one}, Answer({}, {"y": one.copy()}, is_exact=False))
 
 
 # --- the same ----------------------------------------------------------------------------

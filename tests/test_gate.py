@@ -44,12 +44,23 @@ def test_who_wants_to_be_alone_waits_for_all_inside() -> None:
     alone = Step(gate.close)
     wait_until(lambda: waiters(gate) == 1)
     gate.leave()
+    wait_until(lambda: waiters(gate) == 1)  # it looked, and waits again
     assert not alone.is_done
-    assert waiters(gate) == 1
     gate.leave()
     alone.join(10)
     assert alone.is_done
     gate.open()
+
+
+def test_nobody_waits_for_himself() -> None:
+    gate = Gate()
+    gate.enter()
+    gate.close()  # a fork in a signal handler, in the middle of a prediction
+    gate.enter()  # a prediction in one
+    gate.leave()
+    gate.open()
+    gate.leave()
+    gate.close()
 
 
 def test_nobody_enters_past_one_who_waits_to_be_alone() -> None:

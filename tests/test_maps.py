@@ -25,9 +25,11 @@ def test_lines_of_the_kernel_are_read_and_what_is_no_file_is_left_out(
     path.write_bytes(b"".join(line + b"\n" for line in LINES))
     monkeypatch.setattr(maps, "Path", lambda _: path)
     assert maps.read_maps() == [
-        Mapping(0x400000, 0x40B000, 0x1000, 123456, "/usr/bin/cat"),
-        Mapping(0x7F0000022000, 0x7F0000023000, 0x1F000, 77, "/memfd:weightd:m.v1 (deleted)"),
-        Mapping(0x7F0000023000, 0x7F0000024000, 0, 5, "/tmp/a b\tc/\udcff weights"),
+        Mapping(0x400000, 0x40B000, 0x1000, "fe:00", 123456, "/usr/bin/cat"),
+        Mapping(
+            0x7F0000022000, 0x7F0000023000, 0x1F000, "00:01", 77, "/memfd:weightd:m.v1 (deleted)"
+        ),
+        Mapping(0x7F0000023000, 0x7F0000024000, 0, "08:01", 5, "/tmp/a b\tc/\udcff weights"),
     ]
 
 

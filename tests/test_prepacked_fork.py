@@ -271,14 +271,7 @@ def test_children_forked_amid_predictions_and_publishes_answer_one_versions_own_
     assert seen <= {"prepacked 1", "prepacked 2"}
 
 
-UNFINISHED = pytest.mark.xfail(
-    reason="Attachment.predict() keeps the version in its frame; in a forked child the frames of "
-    "other threads are never left",
-    run=False,
-)
-
-
-@pytest.mark.parametrize("threads", [0, pytest.param(2, marks=UNFINISHED)])
+@pytest.mark.parametrize("threads", [0, 2])
 def test_a_version_is_freed_when_parent_and_child_have_switched_whoever_predicted_in_the_fork(
     served: Daemon, mlp: Pair, files: list[Path], threads: int
 ) -> None:

@@ -300,7 +300,7 @@ def test_a_worker_whose_switch_fails_stays_and_says_why(
     mlp: Pair, tmp_path: Path, checks: Sabotage
 ) -> None:
     files = [nets.saved(net, tmp_path / f"{n}.onnx") for n, net in enumerate(seeds(MLP))]
-    with running_daemon() as daemon:
+    with running_daemon(keep_tensors_on_demand=False) as daemon:
         daemon.client.load("mlp", files[0])
         with daemon.attach_here("mlp") as here:
             assert mlp.number_of(here.predict(mlp.feed)) == 1

@@ -14,10 +14,17 @@ from weightd.backends.answer import Arrays, check
 from weightd.backends.gate import Gate
 from weightd.backends.hollow import hollow_file
 from weightd.backends.onnxruntime import WEIGHTS, Options, OrtSession
-from weightd.backends.prepacked.plan import PAGE_NBYTES, PLAN, Plan
+from weightd.backends.prepacked.plan import PAGE_NBYTES, PLAN, Plan, check_page_size
 from weightd.backends.prepacked.regions import Addresses, Regions
 from weightd.backends.version import MappedVersion
-from weightd.errors import AnswerError, BadManifestError, CompileError, PoisonedError
+from weightd.errors import (
+    AnswerError,
+    BadManifestError,
+    CompileError,
+    PoisonedError,
+    WeightdError,
+)
+from weightd.ipc import linux
 from weightd.weights.arrays import Array
 
 
@@ -34,12 +41,15 @@ class Core:
         self._poison = ""
         self._plan = plan_of(version)
         self._output_names = [port.name for port in version.manifest.outputs]
-        self._session, self._regions = self._built()
+        check_page_size()
         try:
+            self._session, self._regions = self._built()
             self._regions.lay(_addresses(version, self._plan))
         except OSError as error:
             raise CompileError(f"packed weights could not be mapped: {error}") from error
-        _cores.add(self)
+        linux.trim_heap()  # packing the dummies took as much as the largest of them
+        with _fork_lock:
+            _cores.add(self)
 
     def _built(self) -> tuple[OrtSession, Regions]:
         """A session over a hollow file, in which only what kernels read at once is real."""
@@ -51,7 +61,7 @@ class Core:
         }
         content[self._plan.dummy.offset] = self._plan.dummy_lines()
         options = Options(optimise=False, threads=self.threads)
-        with hollow_file(WEIGHTS, self._plan.dummy.end, content) as path:
+        with hollow_file(WEIGHTS, self._plan.dummy.end, content, read=self._plan.dummy) as path:
             options.find_weights_in(str(path.parent))
             session = OrtSession(self.version.graph(), options)
             return session, Regions(self._plan, str(path))
@@ -76,10 +86,10 @@ class Core:
         return True
 
     def takes(self, version: MappedVersion) -> bool:
-        """Whether to show() this version, or to open a new session: the newer of the two says
-        whether the switch between them was tried when it was made."""
-        newer = max(version, self.version, key=lambda one: one.number)
-        return newer.manifest.stamp.get("switch") == "in place" and self.fits(version)
+        """Whether to show() this version, or to open a new session: the newer of the two says with
+        which version a switch was tried when it was made."""
+        older, newer = sorted((version, self.version), key=lambda one: one.number)
+        return newer.manifest.stamp.get("switch") == str(older.number) and self.fits(version)
 
     def fits(self, version: MappedVersion) -> bool:
         """Whether the version is of the same graph, its pieces in the same places."""
@@ -92,18 +102,16 @@ class Core:
     def show(self, version: MappedVersion) -> float:
         """Switch to a version that fits(); returns for how long runs had to wait, in µs. On an
         OSError the old version is whole; after a PoisonedError nothing runs any more."""
-        with self._regions.prepare(_addresses(version, self._plan)) as prepared:
-            with self._gate.closed():
-                started = time.perf_counter_ns()
-                try:
-                    self._regions.commit(prepared)
-                except PoisonedError as error:
-                    self._poison = str(error)
-                    raise
-                self.version = version
-                pause_us = (time.perf_counter_ns() - started) / 1000
-            self._regions.check()
-        return pause_us
+        prepared = self._regions.prepare(_addresses(version, self._plan))
+        with prepared, self._gate.closed():
+            started = time.perf_counter_ns()
+            try:
+                self._regions.commit(prepared)
+            except PoisonedError as error:
+                self._poison = str(error)
+                raise
+            self.version = version
+            return (time.perf_counter_ns() - started) / 1000
 
     def show_again(self, previous: MappedVersion) -> None:
         """Go back to the version before; nothing runs any more when that cannot be."""
@@ -111,7 +119,7 @@ class Core:
             return
         try:
             self.show(previous)
-        except (OSError, PoisonedError) as error:
+        except (OSError, MemoryError, WeightdError) as error:
             self._poison = f"the switch back to version {previous.number} failed: {error}"
 
     def check(self) -> None:
@@ -156,7 +164,8 @@ _fork_lock = threading.Lock()
 
 def _before_fork() -> None:
     """No run and no switch goes on while a process forks, so that a child inherits sessions whole,
-    and no lock of onnxruntime's that a thread holds which the child does not have."""
+    and no lock of onnxruntime's that a thread holds which the child does not have. So a fork waits
+    for predictions of other threads."""
     _fork_lock.acquire()
     _at_fork.extend(_cores)
     for core in _at_fork:

@@ -15,7 +15,7 @@ import onnx
 
 from weightd.backends import onnx_edit
 from weightd.backends.onnxruntime import WEIGHTS
-from weightd.backends.prepacked.plan import Range
+from weightd.backends.prepacked.plan import OURS, Range
 from weightd.errors import CompileError
 from weightd.weights.source import TensorSpec
 
@@ -140,10 +140,10 @@ def _names_by_place(graph: onnx.GraphProto, kept: Collection[str]) -> dict[str, 
     for number, node in enumerate(graph.node):
         for position, name in enumerate(node.input):
             if name in weights:
-                names.setdefault(name, f"weightd:{number}.in{position}")
+                names.setdefault(name, f"{OURS}{number}.in{position}")
         for position, name in enumerate(node.output):
             if name and name not in kept:
-                names[name] = f"weightd:{number}.out{position}"
+                names[name] = f"{OURS}{number}.out{position}"
     return names
 
 

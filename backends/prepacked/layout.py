@@ -15,6 +15,7 @@ from typing import NamedTuple
 from weightd.backends.prepacked.graph import Packed, SavedGraph, Weight
 from weightd.backends.prepacked.plan import (
     LINE_NBYTES,
+    OURS,
     PAGE_NBYTES,
     SMALL,
     External,
@@ -186,7 +187,7 @@ def _small_part(weights: list[Weight], read: Read) -> tuple[dict[str, int], Part
 def _buffers(weight: Weight) -> list[tuple[str, Range]]:
     """The packed buffers of a weight, each with the name of its piece."""
     return [
-        (f"{weight.name}/packed{number}.{index}", buffer.place)
+        (f"{OURS}packed:{weight.name}:{number}.{index}", buffer.place)
         for number, entry in enumerate(weight.packed)
         for index, buffer in enumerate(entry.buffers)
     ]

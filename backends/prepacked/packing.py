@@ -18,6 +18,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from weightd.backends.base import Compiled, Inside, Task
 from weightd.backends.hollow import hollow_file
@@ -25,7 +26,7 @@ from weightd.backends.onnxruntime import WEIGHTS, Options, OrtSession, stamp
 from weightd.backends.optimised import memfd, optimised, read_all, read_chunks
 from weightd.backends.prepacked.graph import SavedGraph
 from weightd.backends.prepacked.layout import Layout, lay_out
-from weightd.backends.prepacked.plan import PLAN, SMALL
+from weightd.backends.prepacked.plan import OURS, PLAN, SMALL, check_page_size
 from weightd.backends.raw import RawTensors
 from weightd.errors import CompileError, PredictError
 from weightd.ipc import linux
@@ -35,6 +36,9 @@ from weightd.weights.source import TensorSpec
 # Operators that pack a weight by itself. What others make of a dummy, and so its key, can depend on
 # the real bytes of another weight: of its scales, say.
 _PACKED_BY_SHAPE = {"Attention", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul"}
+
+
+_MAPPINGS_EACH = 4
 
 
 class PackedModel(Compiled):
@@ -60,6 +64,8 @@ class PackedModel(Compiled):
 
 def compile_packed(graph: bytes, raw: RawTensors, task: Task) -> PackedModel:
     """Optimise, pack, and learn the keys. CompileError when that cannot be done."""
+    check_page_size()
+    _check_names(raw)
     with ExitStack() as resources:
         with optimised(graph, raw, task, packed=True) as saved:
             try:
@@ -72,6 +78,7 @@ def compile_packed(graph: bytes, raw: RawTensors, task: Task) -> PackedModel:
             saved_graph = SavedGraph(saved.graph, read, raw.specs)
         task.report("packing", 0, raw.buffer.nbytes)
         layout = lay_out(saved_graph, read)
+        _check_mappings(len(layout.plan.externals))
         _forget_plain_forms(layout, data_fd)
         keys = _live_keys(saved_graph, layout, task)
         if keys is None:
@@ -80,6 +87,21 @@ def compile_packed(graph: bytes, raw: RawTensors, task: Task) -> PackedModel:
         compiled = PackedModel(placed, layout, data_fd)
         compiled.answer = answer
         return compiled
+
+
+def _check_names(raw: RawTensors) -> None:
+    for name in raw.specs:
+        if name.startswith(OURS):
+            raise CompileError(f"weight {name!r} has a name as this engine gives them itself")
+
+
+def _check_mappings(weights: int) -> None:
+    """Each weight is a mapping of its own, and a switch needs two more for a moment."""
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    if (needed := _MAPPINGS_EACH * weights) > limit:
+        raise CompileError(
+            f"{weights} weights need {needed} mappings in each worker; vm.max_map_count is {limit}"
+        )
 
 
 def _forget_plain_forms(layout: Layout, data_fd: int) -> None:

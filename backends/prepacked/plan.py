@@ -9,6 +9,7 @@ A plan depends on names, dtypes and shapes alone, so two versions of a model hav
 lies in their segments, beside the graph. Where the pieces really are is the manifest's business.
 """
 
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
@@ -16,14 +17,15 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from weightd.errors import BadManifestError, BadRequestError
+from weightd.errors import BadManifestError, BadRequestError, CompileError
 from weightd.ipc import protocol
 from weightd.weights.dtypes import MAX_INT
 
 PAGE_NBYTES = 4096
 LINE_NBYTES = 64  # two dummies differ in a line
-PLAN = "weightd:plan"  # the names of what is no tensor of the model's
-SMALL = "weightd:small"
+OURS = "weightd:"  # how the name of what is no tensor of the model's begins
+PLAN = f"{OURS}plan"
+SMALL = f"{OURS}small"
 _MAX_NBYTES = 64 * 2**20
 
 
@@ -107,6 +109,14 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         that begins at one does; behind them are zeros."""
         numbers = np.arange(1, self.dummies + 1, dtype=np.float32)
         return np.repeat(numbers, LINE_NBYTES // numbers.itemsize).tobytes()
+
+
+def check_page_size() -> None:
+    """CompileError on a machine whose pages are not of the size that pieces are laid out for."""
+    if (nbytes := os.sysconf("SC_PAGESIZE")) != PAGE_NBYTES:
+        raise CompileError(
+            f"packed weights are mapped by pages of {PAGE_NBYTES} bytes; this machine has {nbytes}"
+        )
 
 
 def whole_pages(nbytes: int) -> int:

@@ -12,11 +12,12 @@ A session whose regions could not be put back must never run again.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import NamedTuple
 
-from weightd.backends.prepacked.plan import PAGE_NBYTES, Plan, Range, whole_pages
+from weightd.backends.prepacked.plan import Plan, Range, whole_pages
 from weightd.errors import CompileError, PoisonedError
 from weightd.ipc import linux, maps
 
@@ -41,14 +42,19 @@ class Regions:
         that is not everything: what is missing was copied into private memory."""
         found = maps.mappings_of(path)
         check_coverage(plan, [Range(mapping.offset, mapping.nbytes) for mapping in found])
-        self._regions = [region for mapping in found for region in _cut(plan, mapping)]
+        places = list(plan.ranges.items())
+        self._regions = [region for mapping in found for region in _cut(places, mapping)]
         self._shown: Addresses = {}
 
     def lay(self, pieces: Addresses) -> None:
         """Show a version for the first time. On an OSError the session is of no use."""
         for region in self._regions:
             next_ = _duplicate(region, pieces)
-            linux.move_mapping(next_, region.nbytes, region.address)
+            try:
+                linux.move_mapping(next_, region.nbytes, region.address)
+            except OSError:
+                linux.unmap(next_, region.nbytes)
+                raise
         self._shown = pieces
         self.check()
 
@@ -60,8 +66,14 @@ class Regions:
         """Show them in place of what is shown. On an OSError that is shown again; on a
         PoisonedError nothing is."""
         self.check()  # memory that is no longer the session's would be destroyed
-        prepared.exchange()
-        self._shown = prepared.pieces
+        shown = self._shown
+        with prepared.exchanged():
+            self._shown = prepared.pieces
+            try:
+                self.check()
+            except BaseException:
+                self._shown = shown
+                raise
 
     def are_of(self, pieces: Addresses) -> bool:
         """Whether these are the pages that are shown, mapped at other addresses, too. From here on
@@ -101,20 +113,23 @@ class Prepared:
                 self._steps.append(step)
             self._resources = self._resources.pop_all()
 
-    def exchange(self) -> None:
-        """What Regions.commit() says."""
+    @contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """Exchange all, and back again when what is done in the `with` fails. PoisonedError when
+        the way back fails, too."""
         try:
             for step in self._steps:
                 step.do()
-        except OSError as error:
+            yield
+        except BaseException as error:
             self._undo(error)
             raise
 
-    def _undo(self, cause: OSError) -> None:
+    def _undo(self, cause: BaseException) -> None:
         try:
             for step in self._steps:
                 step.undo()
-        except OSError as error:
+        except BaseException as error:
             raise PoisonedError(
                 f"a switch failed ({cause}) and what was there could not be put back ({error}); "
                 "this session cannot be used any more"
@@ -170,21 +185,21 @@ class _Table:
         self._mappings = mappings
         self._starts = [mapping.start for mapping in mappings]
 
-    def at(self, address: int, nbytes: int) -> tuple[int, int] | None:
-        """The inode and offset of the file behind these bytes; None when it is not one file."""
+    def at(self, address: int, nbytes: int) -> tuple[str, int, int] | None:
+        """The device, inode and offset of the file behind these bytes; None when it is not one."""
         index = bisect_right(self._starts, address) - 1
         if index < 0:
             return None
         first = self._mappings[index]
-        found = first.inode, address - first.start + first.offset
+        offset = address - first.start + first.offset
         end = address
         for mapping in self._mappings[index:]:
-            is_next = mapping.start <= end and mapping.inode == first.inode
-            if not is_next or end - mapping.start + mapping.offset != found[1] + end - address:
+            is_next = mapping.start <= end and mapping.file == first.file
+            if not is_next or end - mapping.start + mapping.offset != offset + end - address:
                 return None
             end = mapping.end
             if end >= address + nbytes:
-                return found
+                return *first.file, offset
         return None
 
 
@@ -217,14 +232,13 @@ def _containment(mapped: Sequence[Range]) -> Callable[[Range], bool]:
     return contains
 
 
-def _cut(plan: Plan, mapping: maps.Mapping) -> list[Region]:
+def _cut(places: Sequence[tuple[str, Range]], mapping: maps.Mapping) -> Iterator[Region]:
     """One region for each piece that a mapping shows a part of; the dummy is nobody's."""
-    regions = []
-    for name, place in plan.ranges.items():
-        start = max(mapping.offset, place.offset)
-        end = min(mapping.offset + whole_pages(mapping.nbytes), place.end)
-        if start < end:
-            address = mapping.start + start - mapping.offset
-            assert address % PAGE_NBYTES == 0
-            regions.append(Region(address, end - start, name, start - place.offset))
-    return regions
+    last = mapping.offset + whole_pages(mapping.nbytes)
+    first = bisect_right(places, mapping.offset, key=lambda named: named[1].end)
+    for name, place in islice(places, first, None):
+        if place.offset >= last:
+            return
+        start, end = max(mapping.offset, place.offset), min(last, place.end)
+        address = mapping.start + start - mapping.offset
+        yield Region(address, end - start, name, start - place.offset)

@@ -7,6 +7,7 @@ swap    same graph: the core shows the new pages, then the answer is checked. An
 else    the plain mechanism over the original tensors, if the version has them
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ from weightd.errors import (
     BadManifestError,
     CompileError,
     EngineMismatchError,
-    PoisonedError,
+    InsufficientMemoryError,
     PredictError,
+    TensorsNeededError,
     WeightdError,
 )
 from weightd.weights.arrays import Array
@@ -43,37 +45,59 @@ class _Packed:
     def __init__(self, version: MappedVersion, threads: int) -> None:
         onnxruntime.check_stamp(version.manifest.stamp)
         self.core = Core(version, threads)
-        self._fault: WeightdError | None = None
-        self._is_checked = False
+        self._is_right = False
+        self._wrong = ""
         self._thread: threading.Thread | None = None
 
     def check_aside(self) -> None:
         """Begin the check in a thread."""
-        self._thread = threading.Thread(target=self._check, name="weightd:check", daemon=True)
+        self._thread = threading.Thread(target=self._try_check, name="weightd:check", daemon=True)
         self._thread.start()
 
     def wait_until_checked(self) -> None:
-        """Return once its answer was right; else raise what was wrong with it."""
-        if self._is_checked and self._fault is None:
+        """Return once its answer was right; AnswerError when it was wrong. A check that could not
+        be made, for want of memory say, is made again by whoever waits for it next."""
+        if self._is_right:
             return
-        if self._thread is not None:
+        if self._thread is not None:  # of a fork's child it is not alive
             self._thread.join()
-        if not self._is_checked:  # the thread was left behind by a fork
+        if not self._is_right and not self._wrong:
             self._check()
-        if self._fault is not None:
-            raise self._fault
+        if self._wrong:
+            raise AnswerError(self._wrong)
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
         outputs = self.core.run(inputs)
         self.wait_until_checked()
         return outputs
 
+    def _try_check(self) -> None:
+        with contextlib.suppress(WeightdError, MemoryError):
+            self._check()
+
     def _check(self) -> None:
         try:
             self.core.check()
-        except WeightdError as error:
-            self._fault = error.with_traceback(None)  # which would keep the version's memory
-        self._is_checked = True
+        except AnswerError as error:
+            self._wrong = str(error)  # the error itself would keep the version's memory
+        else:
+            self._is_right = True
+
+
+class _Unusable:
+    """Nothing in this process can run the version. note: why, and what would help."""
+
+    engine = "none"
+
+    def __init__(self, why: WeightdError) -> None:
+        self.note = str(why)
+        log.error("%s", self.note)
+
+    def run(self, inputs: Mapping[str, Array]) -> Arrays:
+        raise TensorsNeededError(self.note)
+
+
+_Opened = _Packed | Portable | _Unusable
 
 
 def _opened(version: MappedVersion, threads: int) -> _Packed | Portable:
@@ -83,15 +107,26 @@ def _opened(version: MappedVersion, threads: int) -> _Packed | Portable:
         return Portable(version, threads, error)
 
 
+def _checked(version: MappedVersion, threads: int) -> _Packed | Portable:
+    """As _opened(), its answer known to be right."""
+    opened = _opened(version, threads)
+    if isinstance(opened, _Packed):
+        try:
+            opened.wait_until_checked()
+        except AnswerError as error:
+            return Portable(version, threads, error)
+    return opened
+
+
 class PrepackedSession:
     """Session on packed weights. Safe from several threads; one thread swaps."""
 
     compiled_by = "prepacked"
 
-    def __init__(self, opened: _Packed | Portable, threads: int) -> None:
+    def __init__(self, opened: _Opened, threads: int) -> None:
         self._threads = threads
         self._falling = threading.Lock()
-        self._current = Current(opened)
+        self._current: Current[_Opened] = Current(opened)
 
     @classmethod
     def open(cls, version: MappedVersion, threads: int) -> Self:
@@ -122,19 +157,32 @@ class PrepackedSession:
         return self._current.get().run(inputs)
 
     def swap(self, version: MappedVersion) -> float:
+        try:
+            return self._swap(version)
+        except MemoryError as error:
+            raise InsufficientMemoryError(
+                f"there is no memory to switch to version {version.number}"
+            ) from error
+
+    def _swap(self, version: MappedVersion) -> float:
         opened = self._current.get()
-        if isinstance(opened, _Packed) and opened.core.shows(version):
+        if not isinstance(opened, _Packed):
+            return self._current.exchange(_checked(version, self._threads))
+        if opened.core.shows(version):
             return 0.0
-        if isinstance(opened, _Packed) and opened.core.takes(version):
-            previous = opened.core.version
+        previous = opened.core.version
+        if opened.core.takes(version):
             try:
                 return self._show(opened, version)
-            except (OSError, AnswerError, PoisonedError) as error:
+            except (OSError, MemoryError, WeightdError) as error:
                 # The text alone: a record that is kept would keep the traceback, and so the memory.
                 why = str(error)
                 log.warning("a new session is opened, since a switch in place failed: %s", why)
-            return self._exchange(version, opened, previous)
-        return self._exchange(version, opened, None)
+        try:
+            return self._current.exchange(_checked(version, self._threads))
+        except BaseException:
+            opened.core.show_again(previous)
+            raise
 
     def close(self) -> None:
         self._current.close()
@@ -145,23 +193,14 @@ class PrepackedSession:
         opened.core.check()
         return pause_us
 
-    def _exchange(
-        self, version: MappedVersion, opened: _Packed | Portable, previous: MappedVersion | None
-    ) -> float:
-        """Open the version aside and exchange. When that fails a core that shows it already goes
-        back to the previous one."""
-        try:
-            newer = _opened(version, self._threads)
-            if isinstance(newer, _Packed):
-                newer.wait_until_checked()
-        except WeightdError:
-            if previous is not None and isinstance(opened, _Packed):
-                opened.core.show_again(previous)
-            raise
-        return self._current.exchange(newer)
-
-    def _fall(self, opened: _Packed | Portable, why: AnswerError) -> None:
+    def _fall(self, opened: _Opened, why: AnswerError) -> None:
         """Exchange a core whose answer was wrong for the plain mechanism, once."""
         with self._falling:
-            if self._current.get() is opened and isinstance(opened, _Packed):
-                self._current.exchange(Portable(opened.core.version, self._threads, why))
+            if self._current.get() is not opened or not isinstance(opened, _Packed):
+                return
+            fallen: _Opened
+            try:
+                fallen = Portable(opened.core.version, self._threads, why)
+            except WeightdError as error:
+                fallen = _Unusable(error)
+            self._current.exchange(fallen)
