@@ -48,7 +48,7 @@ def ask(ports: tuple[Port, ...], run: Run) -> Answer:
             raise
         except (PredictError, MemoryError) as error:
             refusal = refusal or error
-    raise PredictError(f"the model takes none of the inputs that were tried: {refusal}")
+    raise PredictError(f"none of the inputs that were tried will do: {refusal}")
 
 
 def _answer(inputs: Arrays, run: Run) -> Answer:
@@ -96,14 +96,17 @@ def _check_varies(answer: Answer, run: Run) -> None:
 
 
 def _others(inputs: Arrays, seed: int) -> Arrays:
-    """Inputs like these: other numbers where they are floating, the same where they are not."""
+    """Inputs like these: other numbers, whole ones from the same range."""
     rng = np.random.default_rng(seed)
-    return {
-        name: rng.standard_normal(array.shape).astype(array.dtype)
-        if array.dtype.kind in _FLOATING
-        else array
-        for name, array in inputs.items()
-    }
+    return {name: _other(array, rng) for name, array in inputs.items()}
+
+
+def _other(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind in _FLOATING:
+        return rng.standard_normal(array.shape).astype(array.dtype)
+    if array.dtype.kind in "iu" and array.size:
+        return rng.integers(array.min(), int(array.max()) + 1, array.shape).astype(array.dtype)
+    return array
 
 
 def check(outputs: Mapping[str, Array], answer: Answer, *, bound: float = BOUND) -> None:

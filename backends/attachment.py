@@ -203,8 +203,8 @@ class Attachment:
     def _version_now(self) -> MappedVersion:
         if self._pid != os.getpid():
             raise ForkedError(
-                "this attachment belongs to the parent process; a forked child calls "
-                "weightd.attach() itself (and must be allowed itself)"
+                "this attachment belongs to the parent process; a forked child calls its "
+                "attach_in_child(), or weightd.attach() (and must be allowed itself)"
             )
         mapped = self._mapped
         if mapped is None:

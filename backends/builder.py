@@ -71,7 +71,7 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
 def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:
     """A version by the engine that was asked for; else by the first that answers as it should."""
     *others, last = (job.engine,) if job.engine else AUTOMATIC
-    notes = [job.note] if job.note else []
+    notes: list[str] = []
     for engine in others:
         try:
             return _by(engine, job, writer, model, notes)
@@ -124,6 +124,8 @@ def _stamp(engine: str, job: Job, compiled: Compiled, notes: list[str]) -> dict[
         stamp["answer_threads"] = "1"
     if note := "; ".join(filter(None, [*notes, compiled.stamp.get("note", "")])):
         stamp["note"] = note
+    if job.kept_for:
+        stamp["kept_for"] = job.kept_for
     return stamp
 
 

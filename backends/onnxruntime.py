@@ -5,6 +5,7 @@ make of it is theirs; here its options get names, its sessions types, and its er
 import os
 import platform
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -102,6 +103,8 @@ class OrtSession:
             )
         except _ERRORS as error:
             raise CompileError(f"onnxruntime cannot run this model: {error}") from error
+        if options.plain.intra_op_num_threads != 1:
+            _with_threads.add(self)
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of these names; PredictError when it fails."""
@@ -132,6 +135,19 @@ class OrtSession:
         except _ERRORS as error:
             raise PredictError(f"onnxruntime failed: {error}") from error
         return dict(zip(names, outputs, strict=True))
+
+
+_with_threads: "weakref.WeakSet[OrtSession]" = weakref.WeakSet()
+_left_behind: list[OrtSession] = []
+
+
+def _leave_behind() -> None:
+    """A forked child has none of the threads of a session, and must never wait for them, as the end
+    of a session does."""
+    _left_behind.extend(_with_threads)
+
+
+os.register_at_fork(after_in_child=_leave_behind)
 
 
 def stamp() -> dict[str, str]:

@@ -109,7 +109,8 @@ class Publisher:
             order = self._order(request.model, version, offered, engine, "keep_tensors" in stamp)
             self._vault.retain(version.uid, base)
             on_error.callback(self._vault.release, version.uid)
-            self._start(replace(order, base=base), version, offered, asker, request.dry_run)
+            order = replace(order, base=base, kept_for=stamp.get("kept_for", ""))
+            self._start(order, version, offered, asker, request.dry_run)
             on_error.pop_all()
 
     def keep_tensors(self, name: str, why: str) -> None:
@@ -132,10 +133,9 @@ class Publisher:
             engine = protocol.convert(base.manifest.stamp.get("asked", ""), protocol.Engine)
             version = self._catalog.stage_next(name)
             order = self._order(name, version, offered, engine, keep_tensors=True)
-            note = f"original tensors are kept for {why}"
             self._vault.retain(version.uid, base)
             on_error.callback(self._vault.release, version.uid)
-            order = replace(order, base=base, is_same=True, note=note)
+            order = replace(order, base=base, is_same=True, kept_for=why)
             self._start(order, version, offered, asker, is_dry=False)
             on_error.pop_all()
 

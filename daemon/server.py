@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -332,7 +332,7 @@ class Server:
             live=model.live.number,
             layout=manifest.layout,
             engine=manifest.stamp.get("engine", ""),
-            note=manifest.stamp.get("note", ""),
+            note=_note(manifest.stamp),
             source=manifest.source,
             nbytes=self._vault.nbytes_of(v.uid for v in model.versions.values()),
             versions=tuple(self._version_status(v) for v in model.versions.values()),
@@ -352,3 +352,11 @@ class Server:
 def one_line(text: str) -> str:
     """A worker's own words, for the log: no line breaks, and nothing that a terminal obeys."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _note(stamp: Mapping[str, str]) -> str:
+    """What people should know of a version."""
+    notes = [stamp.get("note", "")]
+    if whom := stamp.get("kept_for"):
+        notes.append(f"original tensors are kept, until the model is unloaded, for {whom}")
+    return "; ".join(filter(None, notes))

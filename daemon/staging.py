@@ -53,8 +53,8 @@ WhenDone = Callable[[Outcome], object]
 @dataclass(frozen=True)
 class Order:
     """What to stage. base: the live version when this is a publish; its segments stay the
-    caller's, and must stay open until the end. is_same: it is to have the weights of base, and
-    note says why it is staged."""
+    caller's, and must stay open until the end. is_same: it is to have the weights of base.
+    kept_for: whose need it is that the tensors are kept."""
 
     model: str
     version: int
@@ -68,7 +68,7 @@ class Order:
     deadline_s: float
     answer_limit_s: float
     is_same: bool = False
-    note: str = ""
+    kept_for: str = ""
 
 
 class Staging:
@@ -142,7 +142,7 @@ class Staging:
             budget_nbytes=order.budget_nbytes,
             cpu_s=int(order.deadline_s * (os.cpu_count() or 1)) + 1,
             answer_limit_s=order.answer_limit_s,
-            note=order.note,
+            kept_for=order.kept_for,
         )
 
     def _beat(self) -> None:

@@ -322,7 +322,7 @@ class Job(Message, frozen=True):
     budget_nbytes: int | None
     cpu_s: int
     answer_limit_s: float
-    note: str = ""  # for people, beside what there is to say of the engine
+    kept_for: str = ""  # whose need it is that the tensors are kept; '' when they were asked for
 
 
 class Staged(Message, frozen=True):

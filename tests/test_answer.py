@@ -102,7 +102,7 @@ def test_a_graph_that_takes_none_says_what_was_wrong_with_the_first() -> None:
         seen.append(largest)
         raise PredictError(f"not {largest}")
 
-    with pytest.raises(PredictError, match="none of the inputs that were tried: not 4"):
+    with pytest.raises(PredictError, match="none of the inputs that were tried will do: not 4"):
         answer.ask((Port("i", "int64", (100,)),), run)
     assert set(seen) == {4, 1}
 
@@ -146,6 +146,11 @@ def test_a_graph_that_says_two_things_has_no_answer(other: Array) -> None:
 def test_an_answer_that_any_weights_could_give_is_none(outputs: Array) -> None:
     with pytest.raises(PredictError, match="the same answer for all inputs"):
         answer.ask((Port("x", "float32", (2,)),), lambda _: {"y": outputs})
+
+
+def test_whole_numbers_are_an_answer_when_they_follow_whole_inputs() -> None:
+    port = Port("x", "int64", (20,))
+    assert answer.ask((port,), lambda inputs: {"y": inputs["x"] * 2}).is_exact
 
 
 def test_few_numbers_are_an_answer_when_they_follow_the_inputs() -> None:

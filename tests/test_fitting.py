@@ -53,11 +53,14 @@ def test_an_unfit_worker_is_given_the_tensors_and_the_others_only_a_new_number(
             assert (unfit.version, unfit.engine) == (2, "plain")
             assert unfit.engine_note.endswith("and this process has 0.1")
             usual.wait_for_version(2, timeout_s=10)
-            assert (usual.engine, answer(usual)) == ("prepacked", before)
+            assert (usual.engine, usual.engine_note) == ("prepacked", "")
+            assert answer(usual) == before
             assert is_close(unfit, usual)
             wait_until(lambda: engines(lenet) == [("plain", unfit.engine_note)])
             model = lenet.client.status().models["lenet"]
-            assert "original tensors are kept for process" in model.note
+            assert (
+                "original tensors are kept, until the model is unloaded, for process" in model.note
+            )
             assert model.nbytes < 2 * nbytes
     assert "fell-back lenet" in lenet.log()
 
@@ -71,6 +74,7 @@ def test_an_unfit_worker_follows_updates(lenet: Daemon, monkeypatch: pytest.Monk
         unfit.wait_for_version(3, timeout_s=10)
         assert (unfit.engine, unfit.lag) == ("plain", "")
         assert answer(unfit) != old
+        assert "original tensors are kept" in lenet.client.status().models["lenet"].note
         lenet.client.publish("lenet", FINAL)
         unfit.wait_for_version(4, timeout_s=10)
         assert answer(unfit) == old

@@ -232,7 +232,7 @@ def test_an_attachment_is_not_for_a_child_and_attaching_in_one_is_for_no_other(
         assert here.predict(mlp.feed)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 8])
 def test_a_child_that_is_allowed_attaches_itself_and_answers_right(
     served: Daemon, mlp: Pair, threads: int
 ) -> None:

@@ -40,7 +40,7 @@ OtherEngine = Annotated[
 Rounds = Annotated[
     int | None, typer.Option(metavar="N", help="Of each measurement.", show_default=False)
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Small models; under a minute.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small models; about a minute.")]
 Full = Annotated[
     bool, typer.Option("--full", help="More rounds; 50 updates and 10,000 predictions.")
 ]
