@@ -117,7 +117,9 @@ class Filling:
         offset = self._arena.place(nbytes)
         budget = self._budget_nbytes
         if budget is not None and self._arena.nbytes > budget:
-            memory.require(self._arena.nbytes, "the part of this version that is known to be new", budget)
+            memory.require(
+                self._arena.nbytes, "the part of this version that is known to be new", budget
+            )
         return offset
 
 
