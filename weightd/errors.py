@@ -78,6 +78,10 @@ class MismatchError(RefusedError):
     """New weights do not fit the model: a tensor missing, extra, of another dtype or shape."""
 
 
+class UnsupportedModelError(RefusedError):
+    """A model file is valid, but has something that weightd does not translate."""
+
+
 class CompileError(RefusedError):
     """The engine cannot run this graph."""
 

@@ -34,12 +34,12 @@ from weightd.weights.onnx_graph import (
     text_of,
 )
 from weightd.weights.onnx_scan import (
-    MAX_SKELETON_NBYTES,
     ModelScan,
     TensorParts,
     scan_model,
     scan_tensor,
 )
+from weightd.weights.rest import MAX_MESSAGE_NBYTES
 from weightd.weights.source import Source, TensorSpec, checked_specs
 from weightd.weights.wire import Wire
 
@@ -78,15 +78,20 @@ class Initializer(NamedTuple):
 
 
 class OnnxSource(Source):
-    """An ONNX file; its external files are checked when it is opened, and read when asked for."""
+    """An ONNX file; its external files are checked when it is opened, and read when asked for.
+    weights_only: say nothing of its graph."""
 
     format = "onnx"
 
-    def __init__(self, file: InputFile, folder_fd: int | None = None) -> None:
+    def __init__(
+        self, file: InputFile, folder_fd: int | None = None, *, weights_only: bool = False
+    ) -> None:
         super().__init__(file)
         self._folder = self._resources.enter_context(ExternalFolder(folder_fd, file.name))
         try:
             self._open(Wire(file))
+            if weights_only:
+                self.graph, self.inputs, self.outputs, self.constants = None, (), (), ()
         except BaseException:
             self.close()
             raise
@@ -223,7 +228,7 @@ def _dtype(head: onnx.TensorProto, of: str) -> str:
 
 def _check_inline_size(file_name: str, scan: ModelScan, found: list[Initializer]) -> None:
     inline = sum(max(item.nbytes, len(item.name)) for item in found if item.stays_inline)
-    if len(scan.model_rest) + len(scan.graph_rest) + inline > MAX_SKELETON_NBYTES:
+    if len(scan.model_rest) + len(scan.graph_rest) + inline > MAX_MESSAGE_NBYTES:
         raise BadFileError(f"{file_name}: the model is too large without its weights")
 
 

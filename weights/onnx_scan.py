@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from weightd.errors import BadFileError
 from weightd.weights.file import InputFile
+from weightd.weights.rest import MAX_MESSAGE_NBYTES, Rest
 from weightd.weights.wire import LENGTH, Field, Wire, length_field
 
 GRAPH = 7
@@ -18,7 +19,6 @@ SPARSE_INITIALIZER = 15
 RAW_DATA = 9
 TYPED_DATA = frozenset({4, 5, 6, 7, 10, 11})  # float, int32, string, int64, double, uint64
 
-MAX_SKELETON_NBYTES = 2**31 - 1  # protobuf's own limit for a message
 MAX_TENSOR_HEAD_NBYTES = 1024 * 1024
 
 
@@ -44,32 +44,9 @@ class ModelScan(NamedTuple):
         return self.model_rest + length_field(GRAPH, self.graph_rest + tensors)
 
 
-class _Rest:
-    """Collects the places of fields that are kept as they are; adjacent ones become one."""
-
-    def __init__(self, file: InputFile, max_nbytes: int, what: str) -> None:
-        self._file = file
-        self._left = max_nbytes
-        self._what = what
-        self._places: list[tuple[int, int]] = []
-
-    def add(self, field: Field) -> None:
-        self._left -= field.end - field.start
-        if self._left < 0:
-            raise BadFileError(f"{self._file.name}: {self._what} is too large without its weights")
-        start = field.start
-        if self._places and self._places[-1][1] == start:
-            start = self._places.pop()[0]
-        self._places.append((start, field.end))
-
-    def read(self) -> bytes:
-        pieces = [self._file.read(a, b - a, self._what) for a, b in self._places]
-        return b"".join(pieces)
-
-
 def scan_model(file: InputFile, wire: Wire) -> ModelScan:
     """Find the graph and its initializers; BadFileError when the framing is not ONNX's."""
-    rest = _Rest(file, MAX_SKELETON_NBYTES, "the model")
+    rest = Rest(file, MAX_MESSAGE_NBYTES, "the model")
     graph: Field | None = None
     for field in wire.fields(0, file.nbytes, "the model"):
         if field.number == GRAPH and field.kind == LENGTH:
@@ -84,7 +61,7 @@ def scan_model(file: InputFile, wire: Wire) -> ModelScan:
 
 
 def _scan_graph(file: InputFile, wire: Wire, graph: Field) -> tuple[bytes, list[Field]]:
-    rest = _Rest(file, MAX_SKELETON_NBYTES, "the graph")
+    rest = Rest(file, MAX_MESSAGE_NBYTES, "the graph")
     initializers = []
     for field in wire.fields(graph.offset, graph.end, "the graph"):
         if field.number == SPARSE_INITIALIZER:
@@ -101,7 +78,7 @@ def _scan_graph(file: InputFile, wire: Wire, graph: Field) -> tuple[bytes, list[
 
 def scan_tensor(file: InputFile, wire: Wire, whole: Field) -> TensorParts:
     """Take an initializer apart, without reading its data."""
-    head = _Rest(file, MAX_TENSOR_HEAD_NBYTES, "an initializer")
+    head = Rest(file, MAX_TENSOR_HEAD_NBYTES, "an initializer")
     raw: Field | None = None
     typed_nbytes = 0
     for field in wire.fields(whole.offset, whole.end, "an initializer"):

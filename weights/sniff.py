@@ -20,11 +20,13 @@ _KNOWN_UNREAD: tuple[tuple[bytes, str], ...] = (
     (rb"GGUF", "a GGUF file"),
     (rb"....(MSL\d|ORTM|TFL3)", "a flatbuffers model (.ms, .ort, .tflite)"),
     (rb"\xd8\x5e\x3a\x7f|\x7f\x3a\x5e\xd8", "an encrypted MindSpore file"),
-    (rb"\x0a.{1,32}MindSpore", "a MindIR graph (.mindir)"),
     (rb"\x0a.{0,160}(Float|BFloat|Int|UInt|Bool)\d*\x1a", "a MindSpore checkpoint (.ckpt)"),
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "a compressed file; unpack it first"),
     (rb"Rar!|7z\xbc\xaf", "an archive; unpack it first"),
 )
+
+# ir_version "1.1", then the producer: the first fields of every MindIR file.
+_MINDIR = rb"\x0a.{1,32}\x12\x09MindSpore"
 
 # ModelProto: the fields that may come before the graph, and their wire types.
 _MODEL_FIELDS = {1: VARINT, 5: VARINT} | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), LENGTH)
@@ -44,6 +46,8 @@ def format_of(file: InputFile) -> str:
     for pattern, what in _KNOWN_UNREAD:
         if re.match(pattern, head, re.DOTALL):
             raise BadFileError(f"{file.name} is {what}: not read by this version; {SUPPORTED}")
+    if re.match(_MINDIR, head, re.DOTALL):
+        return "mindir"
     if _looks_like_onnx(file):
         return "onnx"
     raise BadFileError(f"{file.name} is of no format that is known here; {SUPPORTED}")

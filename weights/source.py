@@ -1,7 +1,7 @@
-"""A model or weights file as named tensors: the interface, and open_source() that finds the reader.
+"""A model or weights file as named tensors: the interface, and open_source(), which finds a reader.
 
-The readers are safetensors.py, npz.py and onnx_file.py. Which one is decided by the content, never
-by the file's name. A Source reads; it never maps, unpickles or runs anything.
+The readers are safetensors.py, npz.py, onnx_file.py and mindir/. Which one is decided by the
+content, never by the file's name. A Source reads; it never maps, unpickles or runs anything.
 """
 
 from abc import ABC, abstractmethod
@@ -34,9 +34,9 @@ class TensorSpec(NamedTuple):
 class Source(ABC):
     """An open file and its tensors, in the order in which the file has them.
 
-    format: "safetensors", "npz" or "onnx". graph: a serialized ModelProto without its weights, or
-    None; inputs and outputs are the graph's. constants: tensors that a later set may leave out.
-    Owns its descriptors and whatever a reader puts on `_resources`, until close().
+    format: "safetensors", "npz", "onnx" or "mindir". graph: a serialized ModelProto without its
+    weights, or None; inputs and outputs are the graph's. constants: tensors that a later set may
+    leave out. Owns its descriptors and whatever a reader puts on `_resources`, until close().
     """
 
     format: str
@@ -103,22 +103,25 @@ def checked_specs(file_name: str, specs: Iterable[TensorSpec]) -> dict[str, Tens
     return tensors
 
 
-def open_source(fd: int, *, file_name: str, folder_fd: int | None = None) -> Source:
+def open_source(
+    fd: int, *, file_name: str, folder_fd: int | None = None, weights_only: bool = False
+) -> Source:
     """The reader for the file behind `fd`, which the caller keeps, as it does `folder_fd`.
 
-    folder_fd is the folder for an ONNX model's external data; nothing else is opened. BadFileError
-    says what is supported when the content is nothing that weightd reads.
+    folder_fd is the folder for a model's external data; nothing else is opened. weights_only: leave
+    a model's graph aside. BadFileError says what is supported when the content is nothing that
+    weightd reads; UnsupportedModelError, what of a MindIR graph cannot be translated.
     """
     from weightd.weights.sniff import format_of
 
     with ExitStack() as on_error:
         file = on_error.enter_context(InputFile(fd, file_name))
-        source = _reader(format_of(file), file, folder_fd)
+        source = _reader(format_of(file), file, folder_fd, weights_only)
         on_error.pop_all()
         return source
 
 
-def _reader(format_name: str, file: InputFile, folder_fd: int | None) -> Source:
+def _reader(format_name: str, file: InputFile, folder_fd: int | None, weights_only: bool) -> Source:
     # Each reader brings its own large imports; only the one that is needed is loaded.
     match format_name:
         case "safetensors":
@@ -129,7 +132,11 @@ def _reader(format_name: str, file: InputFile, folder_fd: int | None) -> Source:
             from weightd.weights.npz import NpzSource
 
             return NpzSource(file)
+        case "mindir":
+            from weightd.weights.mindir.source import MindirSource
+
+            return MindirSource(file, folder_fd, weights_only=weights_only)
         case _:
             from weightd.weights.onnx_file import OnnxSource
 
-            return OnnxSource(file, folder_fd)
+            return OnnxSource(file, folder_fd, weights_only=weights_only)

@@ -1,0 +1,1 @@
+"""The networks of which make.py makes files, by family."""

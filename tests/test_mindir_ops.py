@@ -1,0 +1,60 @@
+"""Every operator against MindSpore itself: the files of tests/data/mindir and their answers.
+
+data/mindir/make.py makes them, with a real MindSpore; nothing of it is needed here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.mindir import private_session
+from weightd.errors import UnsupportedModelError
+
+DATA = Path(__file__).parent / "data" / "mindir"
+CASES = sorted(path.relative_to(DATA).with_suffix("").as_posix() for path in DATA.glob("*/*.npz"))
+
+# Of the largest value of the answer. MindSpore's kernels for float16 round more often than ours.
+TOLERANCE = {"float16": 5e-3, "float32": 2e-5, "float64": 1e-9}
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_gives_what_mindspore_gives(case: str) -> None:
+    with np.load(DATA / f"{case}.npz", allow_pickle=False) as arrays:
+        kept = dict(arrays)
+    path = DATA / f"{case}.mindir"
+    if "refused" in kept:
+        with pytest.raises(UnsupportedModelError, match=str(kept["refused"])):
+            private_session(path)
+        return
+    session = private_session(path)
+    for run in sorted({key.split("/")[0] for key in kept}):
+        wanted = _listed(kept, f"{run}/out/")
+        found = session.run(_listed(kept, f"{run}/in/"))
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            _check_near(one, other)
+
+
+def _listed(kept: dict[str, Any], prefix: str) -> list[Any]:
+    return [kept[f"{prefix}{index}"] for index in range(len(kept)) if f"{prefix}{index}" in kept]
+
+
+def _check_near(found: Any, wanted: Any) -> None:
+    assert found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    if wanted.dtype.kind != "f":
+        np.testing.assert_array_equal(found, wanted)
+        return
+    largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=0.0) or 1.0
+    np.testing.assert_allclose(
+        found.astype(np.float64),
+        wanted.astype(np.float64),
+        rtol=0,
+        atol=float(TOLERANCE[wanted.dtype.name] * largest),
+    )

@@ -1,0 +1,58 @@
+"""Holds a translated graph against what the file declares: every value's dtype and shape.
+
+ONNX's own inference goes through the graph; where it finds another dtype, rank or size than
+MindSpore did, the translation is wrong, or the file is, and nothing of it may run.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+
+from weightd.errors import UnsupportedModelError
+from weightd.weights.mindir.emitter import ONNX_DTYPES, value_info
+from weightd.weights.mindir.proto import TensorType
+from weightd.weights.mindir.values import Tensor
+from weightd.weights.onnx_graph import DTYPES
+
+
+def check_types(
+    model: onnx.ModelProto,
+    weights: Iterable[Tensor],
+    declared: Mapping[str, tuple[TensorType, str]],
+) -> None:
+    """UnsupportedModelError when a value is not of its declared type. declared: by name, and which
+    node declares it. weights: what the graph may name besides its inputs and initializers."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.input.extend(value_info(tensor.name, tensor) for tensor in weights)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            probe, check_type=True, strict_mode=True, data_prop=True
+        )
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"what it was translated to contradicts itself ({str(error)[:500]})"
+        ) from error
+    for value in inferred.graph.value_info:
+        if value.name in declared:
+            type_, where = declared[value.name]
+            _check(type_, value, where)
+
+
+def _check(declared: TensorType, value: onnx.ValueInfoProto, where: str) -> None:
+    found = value.type.tensor_type
+    if found.elem_type and found.elem_type != ONNX_DTYPES[declared.dtype]:
+        raise UnsupportedModelError(
+            f"{where} was translated to something that gives {DTYPES.get(found.elem_type, '?')}; "
+            f"the file says {declared.dtype}"
+        )
+    if declared.shape is None or not found.HasField("shape"):
+        return
+    sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim]
+    if len(sizes) != len(declared.shape) or any(
+        -1 not in pair and pair[0] != pair[1] for pair in zip(sizes, declared.shape, strict=True)
+    ):
+        raise UnsupportedModelError(
+            f"{where} was translated to something that gives the shape {sizes}; the file says "
+            f"{list(declared.shape)}"
+        )

@@ -1,0 +1,114 @@
+"""The ONNX graph as it grows: nodes, constants, the weights that it uses, and names for them all.
+
+Names come from MindSpore's scopes, which are the same each time a network is exported; its node
+names count on from whatever the process exported before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+
+from weightd.errors import BadFileError
+from weightd.weights.arrays import Array, dtype_name
+from weightd.weights.dtypes import MAX_NAME_LENGTH
+from weightd.weights.mindir.proto import TensorType
+from weightd.weights.mindir.values import Tensor
+from weightd.weights.onnx_graph import DTYPES
+
+OPSET = 20
+IR_VERSION = 9
+ONNX_DTYPES = {name: number for number, name in DTYPES.items()}
+
+_MAX_NODES = 1_000_000
+_NAME_LENGTH = MAX_NAME_LENGTH - 32  # room for a number
+
+
+class Emitter:
+    """Collects one model. `taken`: names that only the weights and inputs may have."""
+
+    def __init__(self, taken: Sequence[str]) -> None:
+        self._names = set(taken)
+        self._nodes: list[onnx.NodeProto] = []
+        self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
+        self.initializers: list[onnx.TensorProto] = []
+
+    def name(self, wanted: str) -> str:
+        """A name that nothing has yet."""
+        base = wanted[:_NAME_LENGTH] or "value"
+        name, count = base, 1
+        while name in self._names:
+            count += 1
+            name = f"{base}:{count}"
+        self._names.add(name)
+        return name
+
+    def emit(
+        self, op: str, inputs: Sequence[str], scope: str, outputs: int = 1, **attributes: Any
+    ) -> list[str]:
+        """Add a node; the names of its outputs. An attribute that is None is left out."""
+        self._count += 1
+        if self._count > _MAX_NODES:
+            raise BadFileError(f"a graph of more than {_MAX_NODES} nodes")
+        names = [self.name(scope) for _ in range(outputs)]
+        given = {key: value for key, value in attributes.items() if value is not None}
+        self._nodes.append(onnx.helper.make_node(op, inputs, names, name=names[0], **given))
+        return names
+
+    def constant(self, array: Array, scope: str = "constant") -> Tensor:
+        """A constant, which any number of nodes may share."""
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        dtype = dtype_name(array.dtype)
+        raw = array.tobytes()
+        key = (dtype, array.shape, raw)
+        if key not in self._constants:
+            name = self.name(scope)
+            self._constants[key] = Tensor(name, dtype, array.shape)
+            self.initializers.append(
+                onnx.TensorProto(
+                    name=name, data_type=ONNX_DTYPES[dtype], dims=array.shape, raw_data=raw
+                )
+            )
+        return self._constants[key]
+
+    @contextmanager
+    def branch(self, name: str, outputs: list[Tensor]) -> Iterator[onnx.GraphProto]:
+        """A graph of its own for what is emitted meanwhile. `outputs` is read at the end."""
+        outer, self._nodes = self._nodes, []
+        graph = onnx.GraphProto(name=name)
+        try:
+            yield graph
+            graph.node.extend(self._nodes)
+            graph.output.extend(value_info(output.name, output) for output in outputs)
+        finally:
+            self._nodes = outer
+
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        notes: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The whole, but for the weights' initializers."""
+        graph = onnx.GraphProto(
+            name=name,
+            node=self._nodes,
+            initializer=self.initializers,
+            input=[value_info(tensor.name, tensor) for tensor in inputs],
+            output=[value_info(tensor.name, tensor) for tensor in outputs],
+        )
+        model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="weightd", graph=graph)
+        model.opset_import.add(version=OPSET)
+        for key, value in notes.items():
+            model.metadata_props.add(key=key, value=value)
+        return model
+
+
+def value_info(name: str, type_: Tensor | TensorType) -> onnx.ValueInfoProto:
+    """What ONNX calls the declaration of a value. Open sizes have no name."""
+    shape = None if type_.shape is None else [None if dim < 0 else dim for dim in type_.shape]
+    return onnx.helper.make_tensor_value_info(name, ONNX_DTYPES[type_.dtype], shape)

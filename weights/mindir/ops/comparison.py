@@ -1,0 +1,5 @@
+"""Comparisons and logic."""
+
+from weightd.weights.mindir.ops.translation import Translation
+
+OPS: dict[str, Translation] = {}

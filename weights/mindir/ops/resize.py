@@ -1,0 +1,5 @@
+"""Resizing and upsampling."""
+
+from weightd.weights.mindir.ops.translation import Translation
+
+OPS: dict[str, Translation] = {}
