@@ -52,7 +52,12 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
     """Fill and seal the job's segment. Any refusal leaves it unsealed."""
     with ExitStack() as resources:
         source = resources.enter_context(
-            open_source(job.file_fd, file_name=job.file_name, folder_fd=job.folder_fd)
+            open_source(
+                job.file_fd,
+                file_name=job.file_name,
+                folder_fd=job.folder_fd,
+                weights_only=job.weights_only,
+            )
         )
         live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
         raw_nbytes = sum(spec.nbytes for spec in source.tensors.values())

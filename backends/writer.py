@@ -211,6 +211,8 @@ class Writer:
             stamp |= compiled.stamp
         if self._job.keep_tensors:
             stamp["keep_tensors"] = "yes"
+        if self._job.weights_only:
+            stamp["weights_only"] = "yes"
         return stamp
 
 

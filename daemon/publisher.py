@@ -94,6 +94,7 @@ class Publisher:
             order = self._order(
                 request.model, version, offered, request.engine, request.keep_tensors
             )
+            order = replace(order, weights_only=request.weights_only)
             self._start(order, version, offered, asker, request.dry_run)
             on_error.pop_all()
 
@@ -109,7 +110,12 @@ class Publisher:
             order = self._order(request.model, version, offered, engine, "keep_tensors" in stamp)
             self._vault.retain(version.uid, base)
             on_error.callback(self._vault.release, version.uid)
-            order = replace(order, base=base, kept_for=stamp.get("kept_for", ""))
+            order = replace(
+                order,
+                base=base,
+                kept_for=stamp.get("kept_for", ""),
+                weights_only="weights_only" in stamp,
+            )
             self._start(order, version, offered, asker, request.dry_run)
             on_error.pop_all()
 

@@ -53,8 +53,8 @@ WhenDone = Callable[[Outcome], object]
 @dataclass(frozen=True)
 class Order:
     """What to stage. base: the live version when this is a publish; its segments stay the
-    caller's, and must stay open until the end. is_same: it is to have the weights of base.
-    kept_for: whose need it is that the tensors are kept."""
+    caller's, and must stay open until the end. weights_only: leave a graph aside. is_same: it is
+    to have the weights of base. kept_for: whose need it is that the tensors are kept."""
 
     model: str
     version: int
@@ -67,6 +67,7 @@ class Order:
     budget_nbytes: int | None
     deadline_s: float
     answer_limit_s: float
+    weights_only: bool = False
     is_same: bool = False
     kept_for: str = ""
 
@@ -143,6 +144,7 @@ class Staging:
             cpu_s=int(order.deadline_s * (os.cpu_count() or 1)) + 1,
             answer_limit_s=order.answer_limit_s,
             kept_for=order.kept_for,
+            weights_only=order.weights_only,
         )
 
     def _beat(self) -> None:

@@ -51,6 +51,7 @@ class Load(Message, frozen=True):
     engine: Engine = ""
     keep_tensors: bool = False
     dry_run: bool = False
+    weights_only: bool = False
 
 
 class Unload(Message, frozen=True):
@@ -322,6 +323,7 @@ class Job(Message, frozen=True):
     budget_nbytes: int | None
     cpu_s: int
     answer_limit_s: float
+    weights_only: bool = False
     kept_for: str = ""  # whose need it is that the tensors are kept; '' when they were asked for
 
 

@@ -59,32 +59,37 @@ class Client:
         sizes in bytes, times in seconds."""
         return self._ask(protocol.Status(), protocol.DaemonStatus)
 
-    def load(
+    def load(  # noqa: PLR0913 - each is an option
         self,
         name: str,
         file: "str | os.PathLike[str] | Mapping[str, Array]",
         *,
         engine: str = "",
         keep_tensors: bool = False,
+        weights_only: bool = False,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
     ) -> int:
         """Load a model and make it live; returns its version, 1.
 
-        file: a path (ONNX, safetensors, npz; told apart by content), opened here and sent as a
-        descriptor, or tensors by name, copied into sealed memory. engine: 'prepacked', 'plain' or
-        'reference', which is then used or the load refused; '' for the daemon's choice, prepacked
-        and plain where that fails. keep_tensors: keep the source's tensors beside what the engine
-        makes of them, to be read and for workers with another onnxruntime, for their size in
-        memory. dry_run: do all but publish. on_progress gets protocol.Progress (step, bytes done,
-        bytes in all) in this thread.
+        file: a path (ONNX, MindIR, safetensors, npz; told apart by content), opened here and sent
+        as a descriptor, or tensors by name, copied into sealed memory. engine: 'prepacked',
+        'plain' or 'reference', which is then used or the load refused; '' for the daemon's choice,
+        prepacked and plain where that fails. keep_tensors: keep the source's tensors beside what
+        the engine makes of them, to be read and for workers with another onnxruntime, for their
+        size in memory. weights_only: leave a graph aside, here and in what is published later: the
+        tensors are read, not run. dry_run: do all but publish. on_progress gets protocol.Progress
+        (step, bytes done, bytes in all) in this thread.
 
         Ctrl-C, or the end of this process, cancels it. Raises ModelExistsError, BadFileError,
-        CompileError, AnswerError (it says something else than a private session),
-        InsufficientMemoryError, StagingError, CancelledError, BusyError, LimitError.
+        UnsupportedModelError (a MindIR graph that cannot be translated), CompileError, AnswerError
+        (it says something else than a private session), InsufficientMemoryError, StagingError,
+        CancelledError, BusyError, LimitError.
         """
         with self._offered(name, file) as ticket:
-            request = protocol.Load(name, ticket, _engine(engine), keep_tensors, dry_run)
+            request = protocol.Load(
+                name, ticket, _engine(engine), keep_tensors, dry_run, weights_only
+            )
             return self._ask(request, protocol.Live, on_progress).version
 
     def publish(

@@ -9,7 +9,7 @@ from weightd.errors import BadFileError
 from weightd.weights.file import InputFile
 from weightd.weights.wire import LENGTH, VARINT, Wire
 
-SUPPORTED = "weightd reads safetensors, npz (numpy.savez) and ONNX"
+SUPPORTED = "weightd reads safetensors, npz (numpy.savez), ONNX and MindIR"
 HEAD_NBYTES = 1024
 
 # By their first bytes. MindSpore's own encryption begins each block with its magic number.

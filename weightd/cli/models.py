@@ -9,7 +9,8 @@ from weightd.cli.options import AsJson, DryRun, Engine, ModelName, RuntimeDir, c
 from weightd.cli.screen import print_json, print_line, progress_bar
 
 ModelFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="ONNX, safetensors or npz; told apart by content.")
+    Path,
+    typer.Argument(metavar="FILE", help="ONNX, MindIR, safetensors or npz; told apart by content."),
 ]
 
 
@@ -33,6 +34,10 @@ def load(  # noqa: PLR0913 - each is an option
             "onnxruntime.",
         ),
     ] = False,
+    weights_only: Annotated[
+        bool,
+        typer.Option("--weights-only", help="Leave the graph aside: tensors to be read, not run."),
+    ] = False,
     dry_run: DryRun = False,
     runtime_dir: RuntimeDir = None,
     as_json: AsJson = False,
@@ -42,7 +47,7 @@ def load(  # noqa: PLR0913 - each is an option
     \b
     Examples:
       weightd load lenet lenet5.onnx
-      weightd load lenet lenet5.onnx --dry-run
+      weightd load lenet lenet5.mindir --dry-run
       weightd load words embeddings.safetensors --json
     """
     with (
@@ -54,6 +59,7 @@ def load(  # noqa: PLR0913 - each is an option
             file,
             engine=engine.value if engine else "",
             keep_tensors=keep_tensors,
+            weights_only=weights_only,
             dry_run=dry_run,
             on_progress=on_progress,
         )

@@ -45,10 +45,7 @@ class _Nested(nn.Cell):
     def construct(self, x: Any, n: Any) -> Any:
         if n > 0:
             x = self.one(x)
-            if n > 1:
-                x = self.other(x) + 1
-            else:
-                x = ops.relu(x)
+            x = self.other(x) + 1 if n > 1 else ops.relu(x)
         else:
             x = -x
         if x.sum() > n:
