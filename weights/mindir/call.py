@@ -263,6 +263,10 @@ class Call:
         """Write a node whose result is used further in the same translation."""
         return Tensor(self.emit(op, *inputs, **attributes), dtype, shape)
 
+    def named(self, name: str, dtype: str) -> Tensor:
+        """A value that was written, of the result's shape."""
+        return Tensor(name, dtype, self.out.shape)
+
     def constant(self, array: Array) -> Tensor:
         return self._emitter.constant(array, f"{self._scope}:constant")
 

@@ -1,5 +1,258 @@
 """What takes elements by index: gathers, slices, masks; and puts them there."""
 
-from weightd.weights.mindir.ops.translation import Translation
+import numpy as np
 
-OPS: dict[str, Translation] = {}
+from weightd.weights.mindir.call import Call
+from weightd.weights.mindir.ops.translation import Result, Translation, narrowed, wide_of
+from weightd.weights.mindir.values import Tensor, Value
+
+_LAST = np.iinfo(np.int64).max
+_FIRST = np.iinfo(np.int64).min
+
+
+def _gather(call: Call) -> Result:
+    axis, batch_dims = call.integer(2, "axis", 0), call.integer(3, "batch_dims", 0)
+    if batch_dims:
+        raise call.refused(f"batch_dims is {batch_dims}; only 0 is translated")
+    return call.emit("Gather", call.tensor(0), _indices(call, 1), axis=axis)
+
+
+def _indices(call: Call, index: int) -> Tensor:
+    tensor = call.tensor(index)
+    return tensor if tensor.dtype in ("int32", "int64") else call.cast(tensor, "int64")
+
+
+def _gather_elements(call: Call) -> Result:
+    """GatherD: input, dim, index."""
+    axis = call.integer(1, "dim")
+    return call.emit("GatherElements", call.tensor(0), _indices(call, 2), axis=axis)
+
+
+def _gather_nd(call: Call) -> Result:
+    return call.emit("GatherND", call.tensor(0), call.cast(call.tensor(1), "int64"))
+
+
+def _index_select(call: Call) -> Result:
+    axis = call.integer(1, "dim")
+    return call.emit("Gather", call.tensor(0), _indices(call, 2), axis=axis)
+
+
+def _embedding(call: Call) -> Result:
+    """Rows of a table, by number. Padding matters to training only."""
+    if call.has(3):
+        raise call.refused("max_norm is not translated: it changes the table while it is read")
+    return call.emit("Gather", call.tensor(1), _indices(call, 0), axis=0)
+
+
+def _embedding_lookup(call: Call) -> Result:
+    if call.integer(2, "offset", 0):
+        raise call.refused("only an offset of 0 is translated")
+    return call.emit("Gather", call.tensor(0), _indices(call, 1), axis=0)
+
+
+def _slice(call: Call) -> Result:
+    """From begin on, so many; -1: to the end."""
+    begin, size = call.args[1], call.args[2]
+    if not (isinstance(begin, tuple) and isinstance(size, tuple)):
+        raise call.refused("its begin and size are no tuples")
+    ends = [_end(call, start, count) for start, count in zip(begin, size, strict=True)]
+    axes = np.arange(len(begin))
+    return call.emit(
+        "Slice", call.tensor(0), call.joined(begin, "begin"), call.joined(ends, "size"), axes
+    )
+
+
+def _end(call: Call, start: Value, count: Value) -> Value:
+    if isinstance(count, int) and count == -1:
+        return _LAST
+    if isinstance(start, int) and isinstance(count, int):
+        return start + count
+    return call.made("Add", [call.scalar(start, "begin"), call.scalar(count, "size")], "int64", ())
+
+
+def _slice_ext(call: Call) -> Result:
+    """input, dim, start, end, step"""
+    names = ("dim", "start", "end", "step")
+    axis, start, end, step = (call.joined([call.args[i + 1]], n) for i, n in enumerate(names))
+    return call.emit("Slice", call.tensor(0), start, end, axis, step)
+
+
+def _narrow(call: Call) -> Result:
+    """input, dim, start, length"""
+    start, length = call.args[2], call.args[3]
+    end = _end(call, start, length)
+    axis = np.array([call.integer(1, "dim")])
+    return call.emit(
+        "Slice", call.tensor(0), call.joined([start], "start"), call.joined([end], "length"), axis
+    )
+
+
+def _select_view(call: Call) -> Result:
+    """One of an axis, which goes away: input, dim, index"""
+    index = call.scalar(call.args[2], "index")
+    return call.emit("Gather", call.tensor(0), index, axis=call.integer(1, "dim"))
+
+
+class _Slices:
+    """A StridedSlice in ONNX's words, axis by axis."""
+
+    def __init__(self) -> None:
+        self.axes: list[int] = []
+        self.begins: list[Value] = []
+        self.ends: list[Value] = []
+        self.steps: list[Value] = []
+        self.new: list[int] = []  # axes of the result
+        self.dropped: list[int] = []  # axes of the result before new ones are put in
+
+    def add(self, axis: int, begin: Value, end: Value, step: Value) -> None:
+        self.axes.append(axis)
+        self.begins.append(begin)
+        self.ends.append(end)
+        self.steps.append(step)
+
+
+def _strided_slice(call: Call) -> Result:
+    """What x[a:b:c, ..., None, i] becomes: bit i of a mask is about place i of the three tuples."""
+    begin, end, step = (_place_values(call, index) for index in (1, 2, 3))
+    masks = {
+        name: call.integer(4 + number, f"{name}_mask", 0)
+        for number, name in enumerate(("begin", "end", "ellipsis", "new_axis", "shrink_axis"))
+    }
+    has = {
+        name: [bool(mask >> bit & 1) for bit in range(len(begin))] for name, mask in masks.items()
+    }
+    if sum(has["ellipsis"]) > 1:
+        raise call.refused("it has two ellipses")
+    return _written(call, _slices(call, begin, end, step, has))
+
+
+def _place_values(call: Call, index: int) -> tuple[Value, ...]:
+    value = call.args[index]
+    if isinstance(value, np.ndarray):
+        return tuple(value.reshape(-1).tolist())
+    if not isinstance(value, tuple):
+        raise call.refused(f"its argument {index} is computed as a tensor, not as a tuple")
+    return value
+
+
+def _slices(
+    call: Call,
+    begin: tuple[Value, ...],
+    end: tuple[Value, ...],
+    step: tuple[Value, ...],
+    has: dict[str, list[bool]],
+) -> _Slices:
+    slices = _Slices()
+    places = len(begin)
+    taken = sum(
+        not new for new, dots in zip(has["new_axis"], has["ellipsis"], strict=True) if not dots
+    )
+    axis = 0  # of the argument
+    out = 0  # of the result
+    for place in range(places):
+        if has["ellipsis"][place]:
+            skipped = call.rank(0) - taken
+            axis, out = axis + skipped, out + skipped
+        elif has["new_axis"][place]:
+            slices.new.append(out)
+            out += 1
+        elif has["shrink_axis"][place]:
+            slices.add(axis, begin[place], _one_more(call, begin[place]), 1)
+            slices.dropped.append(axis)
+            axis += 1
+        else:
+            is_back = isinstance(step[place], int) and step[place] < 0  # type: ignore[operator]
+            first = (_LAST if is_back else 0) if has["begin"][place] else begin[place]
+            last = (_FIRST if is_back else _LAST) if has["end"][place] else end[place]
+            slices.add(axis, first, last, step[place])
+            axis, out = axis + 1, out + 1
+    return slices
+
+
+def _one_more(call: Call, begin: Value) -> Value:
+    """The end of a slice of one; that of the last one, -1, is the end of the axis."""
+    if isinstance(begin, int):
+        return begin + 1 if begin != -1 else _LAST
+    value = call.scalar(begin, "begin")
+    after = call.made("Add", [value, call.number_of(1, "int64")], "int64", ())
+    is_last = call.made("Equal", [value, call.number_of(-1, "int64")], "bool")
+    return call.made("Where", [is_last, call.number_of(_LAST, "int64"), after], "int64", ())
+
+
+def _written(call: Call, slices: _Slices) -> Result:
+    x = call.tensor(0)
+    if slices.axes:
+        inputs = [call.joined(part, "its places") for part in (slices.begins, slices.ends)]
+        steps = call.joined(slices.steps, "its strides")
+        x = call.made("Slice", [x, *inputs, np.array(slices.axes), steps], x.dtype)
+    if slices.dropped:
+        x = call.made("Squeeze", [x, np.array(slices.dropped)], x.dtype)
+    if slices.new:
+        x = call.made("Unsqueeze", [x, np.array(slices.new)], x.dtype)
+    return Tensor(x.name, x.dtype, call.out.shape) if slices.axes or slices.new else x
+
+
+def _scatter_nd(reduction: str) -> Translation:
+    """x, indices, updates: into a copy of x."""
+
+    def translate(call: Call) -> Result:
+        dtype = call.out.dtype
+        wide = wide_of(dtype)
+        indices = call.cast(call.tensor(1), "int64")
+        x, updates = call.operand(0, wide), call.operand(2, wide)
+        name = call.emit("ScatterND", x, indices, updates, reduction=reduction)
+        return narrowed(call, name, dtype)
+
+    return translate
+
+
+def _scatter_elements(call: Call) -> Result:
+    """data, indices, updates, axis, reduce"""
+    reduce = call.setting(4, "reduction", 0)
+    reduction = {0: "none", "none": "none", 1: "add", "add": "add"}.get(reduce)
+    if reduction is None:
+        raise call.refused(f"its reduction is {reduce!r}")
+    return call.emit(
+        "ScatterElements",
+        call.tensor(0),
+        call.cast(call.tensor(1), "int64"),
+        call.cast(call.tensor(2), call.tensor(0).dtype),
+        axis=call.integer(3, "axis", 0),
+        reduction=reduction,
+    )
+
+
+def _non_zero(call: Call) -> Result:
+    found = call.made("NonZero", [call.tensor(0)], "int64")
+    return call.cast(call.made("Transpose", [found], "int64", perm=[1, 0]), call.out.dtype)
+
+
+def _masked_select(call: Call) -> Result:
+    """What is left has a length that is known only then."""
+    x, mask = call.tensor(0), call.operand(1, "bool")
+    if x.shape != mask.shape:
+        raise call.refused("its mask has another shape than what it is laid on")
+    return call.emit("Compress", x, call.reshaped(mask, [-1]))
+
+
+OPS: dict[str, Translation] = {
+    **dict.fromkeys(("Gather", "GatherV2"), _gather),
+    **dict.fromkeys(("GatherD", "GatherElements"), _gather_elements),
+    **dict.fromkeys(("GatherNd", "GatherNdExt"), _gather_nd),
+    "IndexSelect": _index_select,
+    "Embedding": _embedding,
+    "EmbeddingLookup": _embedding_lookup,
+    "Slice": _slice,
+    **dict.fromkeys(("SliceExt", "SliceExtView"), _slice_ext),
+    **dict.fromkeys(("Narrow", "NarrowView"), _narrow),
+    "SelectExtView": _select_view,
+    "StridedSlice": _strided_slice,
+    "TensorScatterUpdate": _scatter_nd("none"),
+    "TensorScatterAdd": _scatter_nd("add"),
+    "TensorScatterMax": _scatter_nd("max"),
+    "TensorScatterMin": _scatter_nd("min"),
+    "TensorScatterMul": _scatter_nd("mul"),
+    "TensorScatterElements": _scatter_elements,
+    "NonZero": _non_zero,
+    "MaskedSelect": _masked_select,
+}

@@ -1,5 +1,187 @@
-"""Whole numbers that are computed while the model runs, as sizes are."""
+"""Whole numbers that are computed while the model runs, as sizes are: known ones by Python, the
+others by int64 nodes."""
 
-from weightd.weights.mindir.ops.translation import Translation
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
-OPS: dict[str, Translation] = {}
+import numpy as np
+
+from weightd.weights.arrays import numpy_dtype
+from weightd.weights.mindir.call import Call
+from weightd.weights.mindir.ops.arithmetic import floor_divided
+from weightd.weights.mindir.ops.translation import Result, Translation
+from weightd.weights.mindir.proto import TensorType
+from weightd.weights.mindir.values import Tensor, Value
+
+Number = bool | int | float
+
+
+def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
+    """A sum, product, comparison of two whole numbers."""
+
+    def translate(call: Call) -> Result:
+        if all(isinstance(value, Number) for value in call.args[:2]):
+            return known(*call.args[:2])
+        return call.emit(op, *_whole(call))
+
+    return translate
+
+
+def _whole(call: Call) -> tuple[Tensor, Tensor]:
+    for value in call.args[:2]:
+        if isinstance(value, float) or (isinstance(value, Tensor) and "float" in value.dtype):
+            raise call.refused("only whole numbers are computed while the model runs")
+    return call.scalar(call.args[0], "it"), call.scalar(call.args[1], "it")
+
+
+def _floor_div(call: Call) -> Result:
+    if all(isinstance(value, Number) for value in call.args[:2]):
+        return _checked(call, operator.floordiv)
+    return floor_divided(call, *_whole(call)).name
+
+
+def _checked(call: Call, operation: Callable[[Any, Any], Number]) -> Result:
+    try:
+        return operation(*call.args[:2])
+    except ArithmeticError as error:
+        raise call.refused(f"it cannot be computed: {error}") from error
+
+
+def _mod(call: Call) -> Result:
+    """Python's: the sign of the divisor, as ONNX's."""
+    if all(isinstance(value, Number) for value in call.args[:2]):
+        return _checked(call, operator.mod)
+    return call.emit("Mod", *_whole(call))
+
+
+def _div(call: Call) -> Result:
+    if all(isinstance(value, Number) for value in call.args[:2]):
+        return _checked(call, operator.truediv)
+    raise call.refused("a quotient that is computed while the model runs is no whole number")
+
+
+def _shape(call: Call) -> Result:
+    """Each size: known, or taken while the model runs."""
+    x = call.tensor(0)
+    if x.shape is None:
+        raise call.refused("the rank of its argument is not declared")
+    if -1 not in x.shape:
+        return tuple(x.shape)
+    sizes = call.made("Shape", [x], "int64", (len(x.shape),))
+    return tuple(
+        size if size >= 0 else call.made("Gather", [sizes, np.array(axis)], "int64", (), axis=0)
+        for axis, size in enumerate(x.shape)
+    )
+
+
+def _tensor_shape(call: Call) -> Result:
+    return call.cast(call.made("Shape", [call.tensor(0)], "int64"), call.out.dtype)
+
+
+def _size(call: Call) -> Result:
+    shape = call.tensor(0).shape
+    if shape is not None and -1 not in shape:
+        return math.prod(shape)
+    return call.made("Size", [call.tensor(0)], "int64", ())
+
+
+def _rank(call: Call) -> Result:
+    return call.rank(0)
+
+
+def _to_tensor(call: Call) -> Result:
+    """A number, or a tuple of them, as a tensor of the declared type."""
+    dtype = call.out.dtype
+    value = call.args[0]
+    if isinstance(value, Number):
+        return call.number_of(value, dtype)
+    if isinstance(value, tuple):
+        if all(isinstance(item, Number) for item in value):
+            return call.constant(np.array(value).astype(numpy_dtype(dtype)))
+        return call.cast(call.joined(value, "it"), dtype)
+    if isinstance(value, Tensor) and value.shape not in ((), None):
+        raise call.refused("its argument is a tensor already")
+    return call.cast(call.tensor(0), dtype)
+
+
+def _to_scalar(call: Call) -> Result:
+    value = call.args[0]
+    if isinstance(value, np.ndarray) and value.size == 1:
+        number: Number = value.reshape(-1)[0].item()
+        return number
+    return call.reshaped(call.tensor(0), [])
+
+
+def _to_tuple(call: Call) -> Result:
+    """A vector as its numbers, which the file declares how many they are."""
+    value = call.args[0]
+    if isinstance(value, np.ndarray):
+        return tuple(value.reshape(-1).tolist())
+    vector = call.tensor(0)
+    count = (vector.shape or (-1,))[0]
+    if count < 0:
+        raise call.refused("how many numbers it has is known only when the model runs")
+    return tuple(
+        call.made("Gather", [vector, np.array(index)], vector.dtype, (), axis=0)
+        for index in range(count)
+    )
+
+
+def _scalar_cast(call: Call) -> Result:
+    value, declared = call.args[0], call.type
+    if isinstance(declared, TensorType) and isinstance(value, Tensor):
+        return call.cast(value, declared.dtype)
+    dtype = call.dtype(1, "dtype", "int64")
+    if isinstance(value, Number):
+        return float(value) if "float" in dtype else int(value)
+    return call.cast(call.tensor(0), dtype)
+
+
+def _sequence(call: Call, index: int = 0) -> tuple[Value, ...]:
+    value = call.args[index]
+    if not isinstance(value, tuple):
+        raise call.refused("its argument is no tuple")
+    return value
+
+
+def _sequence_add(call: Call) -> Result:
+    return _sequence(call) + _sequence(call, 1)
+
+
+def _sequence_slice(call: Call) -> Result:
+    parts = [call.integer(index, name) for index, name in ((1, "start"), (2, "stop"), (3, "step"))]
+    return _sequence(call)[slice(*parts)]
+
+
+def _sequence_len(call: Call) -> Result:
+    return len(_sequence(call))
+
+
+OPS: dict[str, Translation] = {
+    "ScalarAdd": _computed(operator.add, "Add"),
+    "ScalarSub": _computed(operator.sub, "Sub"),
+    "ScalarMul": _computed(operator.mul, "Mul"),
+    "ScalarMax": _computed(max, "Max"),
+    "ScalarMin": _computed(min, "Min"),
+    "ScalarFloorDiv": _floor_div,
+    "ScalarMod": _mod,
+    "ScalarDiv": _div,
+    "ScalarEq": _computed(operator.eq, "Equal"),
+    "ScalarGt": _computed(operator.gt, "Greater"),
+    "ScalarGe": _computed(operator.ge, "GreaterOrEqual"),
+    "ScalarLt": _computed(operator.lt, "Less"),
+    "ScalarLe": _computed(operator.le, "LessOrEqual"),
+    "ScalarCast": _scalar_cast,
+    **dict.fromkeys(("Shape", "DynamicShape"), _shape),
+    "TensorShape": _tensor_shape,
+    "Size": _size,
+    "Rank": _rank,
+    **dict.fromkeys(("ScalarToTensor", "TupleToTensor", "ListToTensor"), _to_tensor),
+    "TensorToScalar": _to_scalar,
+    **dict.fromkeys(("TensorToTuple", "TensorToList"), _to_tuple),
+    "SequenceAdd": _sequence_add,
+    "SequenceSlice": _sequence_slice,
+    "SequenceLen": _sequence_len,
+}
