@@ -154,6 +154,9 @@ class Call:
             raise self.refused(f"its {name} is of kind {found.kind}, which is not understood")
         return found
 
+    def has_attribute(self, name: str) -> bool:
+        return name in self._node.attributes
+
     def flag(self, index: int | None, name: str, default: bool | _Required = REQUIRED) -> bool:
         return bool(self._number(index, name, default))
 

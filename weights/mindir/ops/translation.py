@@ -11,6 +11,12 @@ from weightd.weights.mindir.values import Untranslated, Value
 Result = str | list[str] | list[str | Untranslated] | Value
 Translation = Callable[[Call], Result]
 
+
+def several(*parts: str | Untranslated) -> list[str | Untranslated]:
+    """The results of an operator that has several."""
+    return [*parts]
+
+
 # onnxruntime has no arithmetic for these: it is done in int32, whose low bits are the same.
 _NARROW = frozenset({"int8", "int16", "uint8", "uint16", "bool"})
 
