@@ -173,6 +173,8 @@ class _Translator:
         """A translation's result: names get the types that the file declares."""
         if isinstance(result, str):
             return self._typed_name(result, node.type, node)
+        if isinstance(result, Tensor) and isinstance(node.type, TensorType):
+            return self._typed_name(result.name, node.type, node)
         if isinstance(result, list):
             types = node.type if isinstance(node.type, tuple) else ()
             if len(types) != len(result):
