@@ -89,10 +89,6 @@ NOT_READ: dict[str, tuple[bytes, str]] = {
     "pickle": (b"\x80\x02}q\x00.", "pickle .* never unpickled"),
     "torch": (zipped("archive/data.pkl", b"\x80\x02."), "PyTorch .* never unpickled"),
     "npy": (b"\x93NUMPY\x01\x00", "save it with numpy.savez"),
-    "checkpoint": (
-        b"\x0a\xfd\x04\x0a\x0cconv1.weight\x12\xec\x04\x08\x06\x12\x07Float32\x1a\xd8\x04",
-        "MindSpore checkpoint",
-    ),
     "encrypted": (b"\xd8\x5e\x3a\x7f" + bytes(64), "encrypted MindSpore file"),
     "gguf": (b"GGUF\x03\x00\x00\x00", "GGUF"),
     "gzip": (b"\x1f\x8b\x08\x00", "unpack it first"),

@@ -72,8 +72,8 @@ class Client:
     ) -> int:
         """Load a model and make it live; returns its version, 1.
 
-        file: a path (ONNX, MindIR, safetensors, npz; told apart by content), opened here and sent
-        as a descriptor, or tensors by name, copied into sealed memory. engine: 'prepacked',
+        file: a path (ONNX, MindIR, safetensors, ckpt, npz; told apart by content), opened here and
+        sent as a descriptor, or tensors by name, copied into sealed memory. engine: 'prepacked',
         'plain' or 'reference', which is then used or the load refused; '' for the daemon's choice,
         prepacked and plain where that fails. keep_tensors: keep the source's tensors beside what
         the engine makes of them, to be read and for workers with another onnxruntime, for their

@@ -6,10 +6,11 @@ What other tools write and weightd does not read is recognised too, so that the 
 import re
 
 from weightd.errors import BadFileError
+from weightd.weights.checkpoint import looks_like_checkpoint
 from weightd.weights.file import InputFile
 from weightd.weights.wire import LENGTH, VARINT, Wire
 
-SUPPORTED = "weightd reads safetensors, npz (numpy.savez), ONNX and MindIR"
+SUPPORTED = "weightd reads safetensors, npz (numpy.savez), ONNX, MindIR and MindSpore checkpoints"
 HEAD_NBYTES = 1024
 
 # By their first bytes. MindSpore's own encryption begins each block with its magic number.
@@ -19,8 +20,10 @@ _KNOWN_UNREAD: tuple[tuple[bytes, str], ...] = (
     (rb"\x89HDF", "an HDF5 file"),
     (rb"GGUF", "a GGUF file"),
     (rb"....(MSL\d|ORTM|TFL3)", "a flatbuffers model (.ms, .ort, .tflite)"),
-    (rb"\xd8\x5e\x3a\x7f|\x7f\x3a\x5e\xd8", "an encrypted MindSpore file"),
-    (rb"\x0a.{0,160}(Float|BFloat|Int|UInt|Bool)\d*\x1a", "a MindSpore checkpoint (.ckpt)"),
+    (
+        rb"\xd8\x5e\x3a\x7f|\x7f\x3a\x5e\xd8",
+        "an encrypted MindSpore file; save it again without enc_key",
+    ),
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "a compressed file; unpack it first"),
     (rb"Rar!|7z\xbc\xaf", "an archive; unpack it first"),
 )
@@ -34,7 +37,8 @@ _GRAPH_FIELD = 7
 
 
 def format_of(file: InputFile) -> str:
-    """ "safetensors", "npz" or "onnx"; BadFileError says what else it is, and what is read."""
+    """The `format` of the source that reads the file; BadFileError says what else it is, and what
+    is read."""
     if file.nbytes == 0:
         raise BadFileError(f"{file.name} is empty; {SUPPORTED}")
     head = file.read(0, min(HEAD_NBYTES, file.nbytes), "its beginning")
@@ -46,11 +50,17 @@ def format_of(file: InputFile) -> str:
     for pattern, what in _KNOWN_UNREAD:
         if re.match(pattern, head, re.DOTALL):
             raise BadFileError(f"{file.name} is {what}: not read by this version; {SUPPORTED}")
+    if found := _protobuf_format(file, head):
+        return found
+    raise BadFileError(f"{file.name} is of no format that is known here; {SUPPORTED}")
+
+
+def _protobuf_format(file: InputFile, head: bytes) -> str:
     if re.match(_MINDIR, head, re.DOTALL):
         return "mindir"
-    if _looks_like_onnx(file):
-        return "onnx"
-    raise BadFileError(f"{file.name} is of no format that is known here; {SUPPORTED}")
+    if looks_like_checkpoint(file):
+        return "ckpt"
+    return "onnx" if _looks_like_onnx(file) else ""
 
 
 def _looks_like_onnx(file: InputFile) -> bool:

@@ -1,7 +1,8 @@
 """A model or weights file as named tensors: the interface, and open_source(), which finds a reader.
 
-The readers are safetensors.py, npz.py, onnx_file.py and mindir/. Which one is decided by the
-content, never by the file's name. A Source reads; it never maps, unpickles or runs anything.
+The readers are safetensors.py, npz.py, checkpoint.py, onnx_file.py and mindir/. Which one is
+decided by the content, never by the file's name. A Source reads; it never maps, unpickles or runs
+anything.
 """
 
 from abc import ABC, abstractmethod
@@ -34,9 +35,9 @@ class TensorSpec(NamedTuple):
 class Source(ABC):
     """An open file and its tensors, in the order in which the file has them.
 
-    format: "safetensors", "npz", "onnx" or "mindir". graph: a serialized ModelProto without its
-    weights, or None; inputs and outputs are the graph's. constants: tensors that a later set may
-    leave out. Owns its descriptors and whatever a reader puts on `_resources`, until close().
+    format: "safetensors", "npz", "ckpt", "onnx" or "mindir". graph: a serialized ModelProto without
+    its weights, or None; inputs and outputs are the graph's. constants: tensors that a later set
+    may leave out. Owns its descriptors and whatever a reader puts on `_resources`, until close().
     """
 
     format: str
@@ -132,6 +133,10 @@ def _reader(format_name: str, file: InputFile, folder_fd: int | None, weights_on
             from weightd.weights.npz import NpzSource
 
             return NpzSource(file)
+        case "ckpt":
+            from weightd.weights.checkpoint import CheckpointSource
+
+            return CheckpointSource(file)
         case "mindir":
             from weightd.weights.mindir.source import MindirSource
 

@@ -55,6 +55,26 @@ class Wire:
             yield field
             at = field.end
 
+    def heads(self, start: int, end: int, what: str) -> Iterator[Field]:
+        """As fields(), for a message that may be cut off: ends where it does, and says nothing."""
+        at = start
+        while at < end:
+            try:
+                field = self._field(at, end, what)
+            except BadFileError:
+                return
+            yield field
+            at = field.end
+
+    def packed(self, field: Field, most: int) -> list[int]:
+        """The numbers of a packed field, `most` of them at the most."""
+        numbers: list[int] = []
+        at = field.offset
+        while at < field.end and len(numbers) < most:
+            number, at = self._varint(at, field.end, "a row of numbers")
+            numbers.append(number)
+        return numbers
+
     def _field(self, start: int, end: int, what: str) -> Field:
         tag, at = self._varint(start, end, what)
         number, kind = tag >> 3, tag & 7
