@@ -114,9 +114,9 @@ def _div_mod(call: Call) -> Result:
 
 # mindspore::ops::RoundingMode, or its name
 _ROUNDING: dict[int | str, Translation] = {
-    0: _truncate_div,
+    1: _truncate_div,
     "trunc": _truncate_div,
-    1: _floor_div,
+    2: _floor_div,
     "floor": _floor_div,
 }
 
@@ -131,18 +131,11 @@ def _div_no_nan(call: Call) -> Result:
     return narrowed(call, call.emit("Where", is_zero, zero, quotient), call.out.dtype)
 
 
-def _x_log_y(make: Callable[[Call, Tensor], Tensor]) -> Translation:
-    """x times a function of y, and 0 where x is 0, whatever y is."""
-
-    def translate(call: Call) -> Result:
-        dtype = call.out.dtype
-        x, y = call.operand(0, dtype), call.operand(1, dtype)
-        zero = call.number_of(0, dtype)
-        is_zero = call.made("Equal", [x, zero], "bool")
-        product = call.made("Mul", [x, make(call, y)], dtype)
-        return call.emit("Where", is_zero, zero, product)
-
-    return translate
+def _x_log_y(call: Call) -> Result:
+    """x log(y), which is NaN for x and y of 0, as in MindSpore."""
+    dtype = call.out.dtype
+    y = call.operand(1, dtype)
+    return call.emit("Mul", call.operand(0, dtype), call.made("Log", [y], dtype))
 
 
 def _power(call: Call) -> Result:
@@ -243,14 +236,46 @@ def _exp2(call: Call) -> Result:
     return call.emit("Pow", call.number_of(2, dtype), call.operand(0, dtype))
 
 
-def _in_float64(op: str) -> Translation:
-    """By way of float64, where MindSpore is more exact than onnxruntime's float32."""
+def _in_float64(make: Callable[[Call, Tensor], Tensor]) -> Translation:
+    """A composition that would lose a float32's digits."""
 
     def translate(call: Call) -> Result:
-        x = call.operand(0, "float64")
-        return call.cast(call.made(op, [x], "float64"), call.out.dtype)
+        return call.cast(make(call, call.operand(0, "float64")), call.out.dtype)
 
     return translate
+
+
+def _doubles(call: Call, op: str, *parts: Tensor | float) -> Tensor:
+    """A node over float64."""
+    tensors = [p if isinstance(p, Tensor) else call.number_of(p, "float64") for p in parts]
+    return call.made(op, tensors, "float64")
+
+
+def _asinh(call: Call, x: Tensor) -> Tensor:
+    """sign(x) log(|x| + sqrt(x^2 + 1))"""
+    size = _doubles(call, "Abs", x)
+    root = _doubles(call, "Sqrt", _doubles(call, "Add", _doubles(call, "Mul", x, x), 1))
+    log = _doubles(call, "Log", _doubles(call, "Add", size, root))
+    return _doubles(call, "Mul", _doubles(call, "Sign", x), log)
+
+
+def _acosh(call: Call, x: Tensor) -> Tensor:
+    """log(x + sqrt(x^2 - 1))"""
+    root = _doubles(call, "Sqrt", _doubles(call, "Sub", _doubles(call, "Mul", x, x), 1))
+    return _doubles(call, "Log", _doubles(call, "Add", x, root))
+
+
+def _atanh(call: Call, x: Tensor) -> Tensor:
+    """log((1 + x) / (1 - x)) / 2"""
+    one = call.number_of(1, "float64")
+    ratio = _doubles(call, "Div", _doubles(call, "Add", one, x), _doubles(call, "Sub", one, x))
+    return _doubles(call, "Mul", _doubles(call, "Log", ratio), 0.5)
+
+
+def _sinh(call: Call, x: Tensor) -> Tensor:
+    """(e^x - e^-x) / 2"""
+    powers = _doubles(call, "Exp", x), _doubles(call, "Exp", _doubles(call, "Neg", x))
+    return _doubles(call, "Mul", _doubles(call, "Sub", *powers), 0.5)
 
 
 def _erfc(call: Call) -> Result:
@@ -381,9 +406,9 @@ OPS: dict[str, Translation] = {
     **dict.fromkeys(("Pow", "PowTensorScalar", "PowScalarTensor"), _power),
     **dict.fromkeys(
         ("Xlogy", "XLogYScalarOther", "XLogYScalarSelf"),
-        _x_log_y(lambda call, y: call.made("Log", [y], y.dtype)),
+        _x_log_y,
     ),
-    "Xdivy": _x_log_y(lambda call, y: call.made("Reciprocal", [y], y.dtype)),
+    "Xdivy": _div_no_nan,
     "SquaredDifference": _squared_difference,
     "Square": _square,
     **{op: _same_dtype(op) for op in ("Neg", "Abs", "Sign")},
@@ -398,14 +423,14 @@ OPS: dict[str, Translation] = {
     "Expm1": _expm1,
     "Exp2": _exp2,
     "Erfc": _erfc,
-    **dict.fromkeys(("Asin", "AsinExt"), _in_float64("Asin")),
-    **dict.fromkeys(("ACos", "AcosExt"), _in_float64("Acos")),
+    **dict.fromkeys(("Asin", "AsinExt"), floating("Asin")),
+    **dict.fromkeys(("ACos", "AcosExt"), floating("Acos")),
     **dict.fromkeys(("Atan", "AtanExt"), floating("Atan")),
-    "Sinh": floating("Sinh"),
+    "Sinh": _in_float64(_sinh),
     "Cosh": floating("Cosh"),
-    **dict.fromkeys(("Asinh", "AsinhExt"), _in_float64("Asinh")),
-    **dict.fromkeys(("Acosh", "AcoshExt"), _in_float64("Acosh")),
-    "Atanh": _in_float64("Atanh"),
+    **dict.fromkeys(("Asinh", "AsinhExt"), _in_float64(_asinh)),
+    **dict.fromkeys(("Acosh", "AcoshExt"), _in_float64(_acosh)),
+    "Atanh": _in_float64(_atanh),
     **dict.fromkeys(("Atan2", "Atan2Ext"), _atan2),
     "Maximum": _extreme("Max"),
     "Minimum": _extreme("Min"),

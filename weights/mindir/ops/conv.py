@@ -32,13 +32,29 @@ def interleaved(pads: Sequence[int]) -> list[int]:
 
 
 def padding_of(call: Call, spatial: int, mode: str) -> dict[str, Any]:
-    """ONNX's attributes for a pad_mode and a pad_list."""
+    """ONNX's attributes for a pad_mode and a pad_list. "same" is without dilation."""
     if mode == "same":
         return {"auto_pad": "SAME_UPPER"}
     if mode == "valid":
         return {}
     pads = call.integers(None, "pad_list" if call.has_attribute("pad_list") else "pad")
     return {"pads": interleaved(pads if len(pads) == 2 * spatial else pads * (2 * spatial))}
+
+
+def same_pads(
+    call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> dict[str, Any]:
+    """ONNX's attributes for "same", which onnxruntime does not work out itself with a dilation."""
+    if set(dilations) == {1}:
+        return {"auto_pad": "SAME_UPPER"}
+    sizes = (call.tensor(0).shape or ())[2:]
+    both = []
+    for size, length, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        if size < 0 and stride > 1:
+            raise call.refused("pad_mode 'same' with a stride and a dilation, over an open size")
+        rest = -size % stride if size >= 0 else 0
+        both.append(max(dilation * (length - 1) + 1 - stride + rest, 0))
+    return {"pads": [*(total // 2 for total in both), *(total - total // 2 for total in both)]}
 
 
 def widened(values: Sequence[int], count: int) -> tuple[int, ...]:
@@ -55,14 +71,21 @@ def _conv(spatial: int, stride: str) -> Translation:
 
     def translate(call: Call) -> Result:
         check_format(call)
+        strides = widened(call.integers(None, stride, (1,)), spatial)
+        dilations = widened(call.integers(None, _dilation(call), (1,)), spatial)
+        mode = pad_mode_of(call)
+        if mode == "same":
+            padding = same_pads(call, call.static_shape(1)[2:], strides, dilations)
+        else:
+            padding = padding_of(call, spatial, mode)
         return call.emit(
             "Conv",
             call.tensor(0),
             call.tensor(1),
-            strides=widened(call.integers(None, stride, (1,)), spatial),
-            dilations=widened(call.integers(None, _dilation(call), (1,)), spatial),
+            strides=strides,
+            dilations=dilations,
             group=_group(call),
-            **padding_of(call, spatial, pad_mode_of(call)),
+            **padding,
         )
 
     return translate

@@ -1,6 +1,7 @@
 """Matrix products, and what is added to them."""
 
 from weightd.weights.mindir.call import Call
+from weightd.weights.mindir.ops.conv import check_format
 from weightd.weights.mindir.ops.translation import Result, Translation
 from weightd.weights.mindir.values import Tensor
 
@@ -56,8 +57,7 @@ def _dense(call: Call) -> Result:
 
 def _bias_add(call: Call) -> Result:
     """One number for each channel, which is axis 1."""
-    if call.setting(2, "data_format", "NCHW") not in (0, 2, "NCHW", "NCDHW"):
-        raise call.refused("only channels on axis 1 are translated (NCHW, NCDHW)")
+    check_format(call, 2, "data_format")
     x, bias = call.tensor(0), call.tensor(1)
     rank = call.rank(0)
     if rank > 2:

@@ -45,10 +45,11 @@ def _with_places(spatial: int) -> Translation:
     """With ksize, strides, pads, dilation and ceil_mode as attributes. Two results."""
 
     def translate(call: Call) -> Result:
+        kernel = "ksize" if call.has_attribute("ksize") else "kernel_size"
         name = call.emit(
             "MaxPool",
             call.tensor(0),
-            kernel_shape=widened(call.integers(None, "ksize"), spatial),
+            kernel_shape=widened(call.integers(None, kernel), spatial),
             strides=widened(call.integers(None, "strides"), spatial),
             pads=list(widened(call.integers(None, "pads", (0,)), spatial)) * 2,
             dilations=widened(call.integers(None, "dilation", (1,)), spatial),

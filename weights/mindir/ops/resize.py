@@ -32,6 +32,19 @@ def _extended(mode: str) -> Translation:
     return translate
 
 
+# mindspore::CoordinateTransformationMode, or its name
+_COORDINATES: dict[object, str] = {0: "asymmetric", 1: "align_corners", 2: "half_pixel"}
+
+
+def _linear_1d(call: Call) -> Result:
+    """x, size, coordinate_transformation_mode"""
+    mode = call.setting(2, "coordinate_transformation_mode", "align_corners")
+    coordinates = _COORDINATES.get(mode, mode) if isinstance(mode, int) else mode
+    if coordinates not in _COORDINATES.values():
+        raise call.refused(f"its coordinate_transformation_mode is {mode!r}")
+    return _resized(call, "linear", str(coordinates), exact_half=True)
+
+
 def _resized(call: Call, mode: str, coordinates: str, *, exact_half: bool) -> Result:
     """To the size that the file declares of the result."""
     spatial = call.rank(0) - 2
@@ -51,8 +64,15 @@ def _resized(call: Call, mode: str, coordinates: str, *, exact_half: bool) -> Re
         mode=mode,
         coordinate_transformation_mode=coordinates,
         nearest_mode=nearest,
-        cubic_coeff_a=-0.75 if mode == "cubic" else None,
+        **(_cubic(coordinates) if mode == "cubic" else {}),
     )
+
+
+def _cubic(coordinates: str) -> dict[str, float | int]:
+    """With half pixels Keys' own constant, and nothing from beyond the edge."""
+    if coordinates == "half_pixel":
+        return {"cubic_coeff_a": -0.5, "exclude_outside": 1}
+    return {"cubic_coeff_a": -0.75}
 
 
 def _check_scales(call: Call, wanted: tuple[int, ...]) -> None:
@@ -103,6 +123,7 @@ OPS: dict[str, Translation] = {
     "ResizeBilinear": _by_size("linear", None),
     "ResizeNearestNeighborV2": _by_size("nearest"),
     "ResizeNearestNeighbor": _by_size("nearest"),
+    "ResizeLinear1D": _linear_1d,
     "ResizeBicubic": _by_size("cubic"),
     **{f"UpsampleNearest{n}D": _extended("nearest") for n in (1, 2, 3)},
     **dict.fromkeys(
