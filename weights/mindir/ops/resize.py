@@ -64,13 +64,13 @@ def _resized(call: Call, mode: str, coordinates: str, *, exact_half: bool) -> Re
         mode=mode,
         coordinate_transformation_mode=coordinates,
         nearest_mode=nearest,
-        **(_cubic(coordinates) if mode == "cubic" else {}),
+        **(_cubic(call, coordinates) if mode == "cubic" else {}),
     )
 
 
-def _cubic(coordinates: str) -> dict[str, float | int]:
-    """With half pixels Keys' own constant, and nothing from beyond the edge."""
-    if coordinates == "half_pixel":
+def _cubic(call: Call, coordinates: str) -> dict[str, float | int]:
+    """ResizeBicubic with half pixels takes Keys' own constant, and nothing from beyond the edge."""
+    if coordinates == "half_pixel" and call.op == "ResizeBicubic":
         return {"cubic_coeff_a": -0.5, "exclude_outside": 1}
     return {"cubic_coeff_a": -0.75}
 

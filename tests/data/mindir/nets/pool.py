@@ -49,6 +49,11 @@ def places_of_maxima_are_refused(x: Any) -> Any:
 
 def cases() -> Iterator[Case]:
     yield from CASES
+    yield from _in_two_dimensions()
+    yield from _in_others()
+
+
+def _in_two_dimensions() -> Iterator[Case]:
     yield Case(
         "max",
         lambda: Together(
@@ -88,6 +93,9 @@ def cases() -> Iterator[Case]:
         normal((1, 2, 8, 8)),
         refused="its last windows are counted otherwise",
     )
+
+
+def _in_others() -> Iterator[Case]:
     yield Case(
         "one_dimension",
         lambda: Together(
