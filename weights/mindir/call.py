@@ -11,8 +11,9 @@ import numpy as np
 
 from weightd.errors import UnsupportedModelError
 from weightd.weights.arrays import Array, numpy_dtype
-from weightd.weights.mindir.emitter import ONNX_DTYPES, Emitter
+from weightd.weights.mindir.emitter import Emitter
 from weightd.weights.mindir.graph import Node
+from weightd.weights.mindir.inference import ONNX_DTYPES
 from weightd.weights.mindir.proto import Constant, Monad, Opaque, TensorType, Type
 from weightd.weights.mindir.values import Tensor, Untranslated, Value
 
@@ -264,7 +265,9 @@ class Call:
         **attributes: Any,
     ) -> Tensor:
         """Write a node whose result is used further in the same translation."""
-        return Tensor(self.emit(op, *inputs, **attributes), dtype, shape)
+        name = self.emit(op, *inputs, **attributes)
+        found = self._emitter.type_of(name)
+        return Tensor(name, dtype, found.shape if shape is None and found else shape)
 
     def named(self, name: str, dtype: str) -> Tensor:
         """A value that was written, of the result's shape."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 
 from weightd.errors import UnsupportedModelError
-from weightd.weights.mindir.emitter import ONNX_DTYPES, value_info
+from weightd.weights.mindir.inference import ONNX_DTYPES, value_info
 from weightd.weights.mindir.proto import TensorType
 from weightd.weights.mindir.values import Tensor
 from weightd.weights.onnx_graph import DTYPES

@@ -14,13 +14,9 @@ import onnx
 from weightd.errors import BadFileError
 from weightd.weights.arrays import Array, dtype_name
 from weightd.weights.dtypes import MAX_NAME_LENGTH
+from weightd.weights.mindir.inference import IR_VERSION, ONNX_DTYPES, OPSET, Types, value_info
 from weightd.weights.mindir.proto import TensorType
 from weightd.weights.mindir.values import Tensor
-from weightd.weights.onnx_graph import DTYPES
-
-OPSET = 20
-IR_VERSION = 9
-ONNX_DTYPES = {name: number for number, name in DTYPES.items()}
 
 _MAX_NODES = 1_000_000
 _NAME_LENGTH = MAX_NAME_LENGTH - 32  # room for a number
@@ -35,6 +31,16 @@ class Emitter:
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
         self.initializers: list[onnx.TensorProto] = []
+        self._types = Types()
+
+    def introduce(self, tensor: Tensor) -> Tensor:
+        """Make the type of an input or weight known."""
+        self._types.add(tensor.name, tensor)
+        return tensor
+
+    def type_of(self, name: str) -> TensorType | None:
+        """What ONNX itself says of a value; None where it cannot tell."""
+        return self._types.of(name)
 
     def name(self, wanted: str) -> str:
         """A name that nothing has yet."""
@@ -55,7 +61,9 @@ class Emitter:
             raise BadFileError(f"a graph of more than {_MAX_NODES} nodes")
         names = [self.name(scope) for _ in range(outputs)]
         given = {key: value for key, value in attributes.items() if value is not None}
-        self._nodes.append(onnx.helper.make_node(op, inputs, names, name=names[0], **given))
+        node = onnx.helper.make_node(op, inputs, names, name=names[0], **given)
+        self._nodes.append(node)
+        self._types.infer(node)
         return names
 
     def constant(self, array: Array, scope: str = "constant") -> Tensor:
@@ -66,12 +74,12 @@ class Emitter:
         key = (dtype, array.shape, raw)
         if key not in self._constants:
             name = self.name(scope)
-            self._constants[key] = Tensor(name, dtype, array.shape)
-            self.initializers.append(
-                onnx.TensorProto(
-                    name=name, data_type=ONNX_DTYPES[dtype], dims=array.shape, raw_data=raw
-                )
+            self._constants[key] = self.introduce(Tensor(name, dtype, array.shape))
+            proto = onnx.TensorProto(
+                name=name, data_type=ONNX_DTYPES[dtype], dims=array.shape, raw_data=raw
             )
+            self.initializers.append(proto)
+            self._types.add_constant(proto)
         return self._constants[key]
 
     @contextmanager
@@ -106,9 +114,3 @@ class Emitter:
         for key, value in notes.items():
             model.metadata_props.add(key=key, value=value)
         return model
-
-
-def value_info(name: str, type_: Tensor | TensorType) -> onnx.ValueInfoProto:
-    """What ONNX calls the declaration of a value. Open sizes have no name."""
-    shape = None if type_.shape is None else [None if dim < 0 else dim for dim in type_.shape]
-    return onnx.helper.make_tensor_value_info(name, ONNX_DTYPES[type_.dtype], shape)

@@ -10,8 +10,8 @@ import onnx
 
 from weightd.errors import BadFileError
 from weightd.weights.file import InputFile, OnChunk
-from weightd.weights.mindir.emitter import ONNX_DTYPES
 from weightd.weights.mindir.graph import Model, parsed_model
+from weightd.weights.mindir.inference import ONNX_DTYPES
 from weightd.weights.mindir.proto import TensorType, dtype_of, text_of
 from weightd.weights.mindir.scan import FoundParameter, scan_mindir
 from weightd.weights.mindir.schema import parse

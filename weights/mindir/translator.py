@@ -16,6 +16,7 @@ from weightd.weights.mindir.call import Call, refused
 from weightd.weights.mindir.check import check_types
 from weightd.weights.mindir.emitter import Emitter
 from weightd.weights.mindir.graph import Graph, Model, Node
+from weightd.weights.mindir.inference import narrowed_down
 from weightd.weights.mindir.ops.table import OPS, Result
 from weightd.weights.mindir.proto import Monad, TensorType, Type
 from weightd.weights.mindir.values import Closure, Switch, Tensor, Untranslated, Value
@@ -60,7 +61,8 @@ class _Translator:
         self._declared: dict[str, tuple[TensorType, str]] = {}
         self._used: set[str] = set()
         self._weights = {
-            name: Tensor.of(stable, weights[stable]) for name, stable in stable_names.items()
+            name: self._emitter.introduce(Tensor.of(stable, weights[stable]))
+            for name, stable in stable_names.items()
         }
 
     def run(self) -> Translated:
@@ -86,7 +88,7 @@ class _Translator:
             raise UnsupportedModelError(
                 f"input {short!r} declares no rank: export it with a shape, open sizes as None"
             )
-        return Tensor.of(self._emitter.name(short), type_)
+        return self._emitter.introduce(Tensor.of(self._emitter.name(short), type_))
 
     def _output(self, value: Value, name: str) -> Tensor:
         """Outputs are named by us, so that they are the same for each export."""
@@ -194,7 +196,7 @@ class _Translator:
         if not isinstance(type_, TensorType):
             raise BadFileError(f"{node.op} at {node.scope} does not declare what type it gives")
         self._declared[name] = (type_, f"{node.op} at {node.scope}")
-        return Tensor.of(name, type_)
+        return Tensor.of(name, narrowed_down(type_, self._emitter.type_of(name)))
 
     # --- calls and branches --------------------------------------------------------------
 

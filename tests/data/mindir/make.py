@@ -92,7 +92,7 @@ def fill_parameters(net: Any, rng: np.random.Generator) -> None:
         array = parameter.asnumpy()
         if array.dtype.kind != "f":
             continue
-        filled = rng.normal(0, 0.5, array.shape)
+        filled = rng.normal(0, 0.4, array.shape)
         if "variance" in parameter.name:
             filled = rng.uniform(0.5, 2, array.shape)
         parameter.set_data(ms.Tensor(filled.astype(array.dtype)))

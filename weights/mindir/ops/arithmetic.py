@@ -4,7 +4,6 @@ MindSpore writes most of its promotions into the file, as Casts. Where an operan
 it does not: the result's dtype says in which one to compute.
 """
 
-
 from weightd.weights.mindir.call import Call
 from weightd.weights.mindir.ops.translation import (
     Result,

@@ -65,7 +65,7 @@ def _one_hot(call: Call) -> Result:
     indices = call.operand(0, "int64")
     is_below = call.made("Less", [indices, call.number_of(0, "int64")], "bool")
     safe = call.made("Where", [is_below, depth, indices], "int64")
-    wide = {"float16": "float32", "float64": "float32"}.get(dtype, wide_of(dtype))
+    wide = "float32" if "float" in dtype else "int64"
     values = [call.reshaped(call.operand(index, wide), [1]) for index in (3, 2)]
     pair = call.made("Concat", values, wide, (2,), axis=0)
     made = call.made("OneHot", [safe, depth, pair], wide, axis=call.integer(4, "axis", -1))

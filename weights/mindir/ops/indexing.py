@@ -7,7 +7,6 @@ from weightd.weights.mindir.ops.translation import Result, Translation, narrowed
 from weightd.weights.mindir.values import Tensor, Value
 
 _LAST = np.iinfo(np.int64).max
-_FIRST = np.iinfo(np.int64).min
 
 
 def _gather(call: Call) -> Result:
@@ -161,12 +160,21 @@ def _slices(
             slices.dropped.append(axis)
             axis += 1
         else:
-            is_back = isinstance(step[place], int) and step[place] < 0  # type: ignore[operator]
-            first = (_LAST if is_back else 0) if has["begin"][place] else begin[place]
-            last = (_FIRST if is_back else _LAST) if has["end"][place] else end[place]
+            is_open = has["begin"][place] or has["end"][place]
+            if is_open and not _is_forward(step[place]):
+                raise call.refused(
+                    "a slice runs backwards from an open end, which MindSpore's own kernels do not "
+                    "agree on; reverse it with flip"
+                )
+            first = 0 if has["begin"][place] else begin[place]
+            last = _LAST if has["end"][place] else end[place]
             slices.add(axis, first, last, step[place])
             axis, out = axis + 1, out + 1
     return slices
+
+
+def _is_forward(step: Value) -> bool:
+    return isinstance(step, int) and step > 0
 
 
 def _one_more(call: Call, begin: Value) -> Value:
@@ -204,6 +212,16 @@ def _scatter_nd(reduction: str) -> Translation:
         return narrowed(call, name, dtype)
 
     return translate
+
+
+def _scatter_into_zeros(call: Call) -> Result:
+    """indices, updates, shape; where an index comes twice, the sum."""
+    dtype = call.out.dtype
+    wide = wide_of(dtype)
+    zeros = call.made("Expand", [call.number_of(0, wide), call.vector(2)], wide)
+    indices = call.cast(call.tensor(0), "int64")
+    updates = call.operand(1, wide)
+    return narrowed(call, call.emit("ScatterND", zeros, indices, updates, reduction="add"), dtype)
 
 
 def _scatter_elements(call: Call) -> Result:
@@ -252,6 +270,7 @@ OPS: dict[str, Translation] = {
     "TensorScatterMax": _scatter_nd("max"),
     "TensorScatterMin": _scatter_nd("min"),
     "TensorScatterMul": _scatter_nd("mul"),
+    "ScatterNd": _scatter_into_zeros,
     "TensorScatterElements": _scatter_elements,
     "NonZero": _non_zero,
     "MaskedSelect": _masked_select,

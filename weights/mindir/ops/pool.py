@@ -184,11 +184,17 @@ def _adaptive_mean(spatial: int) -> Translation:
 
 
 def _adaptive_sizes(call: Call, spatial: int) -> tuple[int, ...]:
-    """The sizes that are asked for, as the file declares them of the result."""
-    shape = call.out.shape
-    if shape is None or min(shape[-spatial:]) < 0:
+    """The sizes that are asked for; None or -1: the argument's own."""
+    asked = call.setting(1, "output_size", None)
+    sizes = asked if isinstance(asked, tuple) else (asked,) * spatial
+    own = (call.tensor(0).shape or (-1,) * spatial)[-spatial:]
+    found = [
+        size if isinstance(size, int) and size > 0 else kept
+        for size, kept in zip(sizes, own, strict=True)
+    ]
+    if min(found) < 0:
         raise call.refused("the size of its result is open")
-    return shape[-spatial:]
+    return tuple(found)
 
 
 def _windows(size: int, wanted: int) -> list[tuple[int, int]]:

@@ -271,6 +271,22 @@ def _repeat_interleave(call: Call) -> Result:
     return call.reshaped(widened, sizes)
 
 
+def _meshgrid(call: Call) -> Result:
+    """Each vector along an axis of its own, repeated over the others."""
+    vectors = call.tensors(0)
+    names = []
+    for number, (vector, declared) in enumerate(zip(vectors, call.outs(), strict=True)):
+        shape = getattr(declared, "shape", None)
+        if shape is None or min(shape) < 0:
+            raise call.refused("the sizes of its grid are open")
+        axis = number
+        if number < 2 and call.setting(1, "indexing", "xy") in ("xy", 1):
+            axis = 1 - number
+        line = [-1 if place == axis else 1 for place in range(len(shape))]
+        names.append(call.emit("Expand", call.reshaped(vector, line), np.array(shape, np.int64)))
+    return names
+
+
 OPS: dict[str, Translation] = {
     **dict.fromkeys(("Reshape", "View"), _reshape),
     **dict.fromkeys(("Transpose", "TransposeView", "Permute"), _transpose),
@@ -306,5 +322,6 @@ OPS: dict[str, Translation] = {
     "Roll": _roll,
     **dict.fromkeys(("Triu", "TriuExt"), _triangle(upper=True)),
     **dict.fromkeys(("Tril", "TrilExt"), _triangle(upper=False)),
+    "Meshgrid": _meshgrid,
     "RepeatInterleaveInt": _repeat_interleave,
 }

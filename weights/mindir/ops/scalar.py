@@ -183,5 +183,5 @@ OPS: dict[str, Translation] = {
     **dict.fromkeys(("TensorToTuple", "TensorToList"), _to_tuple),
     "SequenceAdd": _sequence_add,
     "SequenceSlice": _sequence_slice,
-    "SequenceLen": _sequence_len,
+    **dict.fromkeys(("SequenceLen", "sequence_len"), _sequence_len),
 }

@@ -34,7 +34,7 @@ def _side_effect(call: Call) -> Result:
 
 OPS: dict[str, Translation] = {
     **dict.fromkeys(("Load", "Depend", "Identity", "StopGradient", "TensorMove"), _same),
-    **dict.fromkeys(("MakeTuple", "MakeList"), _make_tuple),
+    **dict.fromkeys(("MakeTuple", "MakeList", "make_list", "make_tuple"), _make_tuple),
     **dict.fromkeys(("TupleGetItem", "ListGetItem"), _get_item),
     **dict.fromkeys(("Assign", "AssignAdd", "AssignSub"), _side_effect),
 }
