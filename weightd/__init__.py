@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from weightd.backends.attachment import Attachment, attach, current_pid
     from weightd.backends.ports import TensorInfo
     from weightd.client import Client
+    from weightd.evaluation import Evaluation, evaluate
     from weightd.ipc.protocol import DaemonStatus
 
 __all__ = [
     "Attachment",
     "Client",
     "DaemonStatus",
+    "Evaluation",
     "TensorInfo",
     "WeightdError",
     "__version__",
     "attach",
     "current_pid",
     "errors",
+    "evaluate",
 ]
 
 _LAZY = {
@@ -42,6 +45,8 @@ _LAZY = {
     "attach": "weightd.backends.attachment",
     "current_pid": "weightd.backends.attachment",
     "Client": "weightd.client",
+    "Evaluation": "weightd.evaluation",
+    "evaluate": "weightd.evaluation",
     "DaemonStatus": "weightd.ipc.protocol",
 }
 

@@ -12,6 +12,7 @@ from weightd._version import __version__
 from weightd.cli.bench import bench
 from weightd.cli.daemon import demo, events, shutdown, status
 from weightd.cli.doctor import doctor
+from weightd.cli.eval import eval_
 from weightd.cli.models import cancel, load, publish, rollback, unload
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
@@ -28,12 +29,13 @@ app = typer.Typer(
 PANELS = {
     "The daemon": (serve, status, events, shutdown),
     "Models": (load, publish, rollback, cancel, unload),
-    "Workers": (allow, revoke, ps, predict),
+    "Workers": (allow, revoke, ps, predict, eval_),
     "This machine": (doctor, demo, bench),
 }
 for _panel, _functions in PANELS.items():
     for _function in _functions:
-        app.command(cls=Command, rich_help_panel=_panel)(_function)
+        _name = _function.__name__.rstrip("_")  # of what Python has a name like it
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
 
 
 def _print_version(is_asked: bool) -> None:

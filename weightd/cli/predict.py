@@ -1,12 +1,12 @@
 """`weightd predict`: attach this very process to a model and run it once on arrays from a file."""
 
 import math
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from weightd.cli.arrays import read_arrays, restored
 from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
 from weightd.cli.screen import print_json, print_line, print_table
 from weightd.errors import BadFileError, BadInputError
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from weightd.backends.attachment import Attachment
-    from weightd.backends.ports import TensorInfo
     from weightd.weights.arrays import Array
 
     Arrays = Mapping[str, Array]
@@ -53,7 +52,7 @@ def predict(
     """
     import weightd
 
-    arrays = _read(input_file)
+    arrays = read_arrays(input_file)
     with connect(runtime_dir) as client:
         handle = client.allow(name, client.current_pid())
     with weightd.attach(name, handle, runtime_dir=runtime_dir) as model:
@@ -74,28 +73,6 @@ def predict(
         print_table(columns, (_row(key, array) for key, array in outputs.items()))
 
 
-def _read(path: Path) -> "Array | Arrays":
-    import zipfile
-    import zlib
-
-    import numpy as np
-
-    try:
-        with ExitStack() as resources:
-            found = np.load(path, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return found
-            resources.enter_context(found)
-            arrays = {key: found[key] for key in found.files}
-            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-                raise BadFileError(f"{path} has members that are no arrays")
-            return arrays
-    except OSError as error:
-        raise BadFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadFileError(f"{path} is neither .npy nor .npz of plain arrays") from error
-
-
 def _inputs(arrays: "Array | Arrays", model: "Attachment", path: Path) -> "Arrays":
     """The arrays by the names of the model's inputs; predict checks them."""
     import numpy as np
@@ -108,14 +85,7 @@ def _inputs(arrays: "Array | Arrays", model: "Attachment", path: Path) -> "Array
                 "give an .npz with these names"
             )
         arrays = dict.fromkeys(infos, arrays)
-    return {key: _restored(array, infos.get(key)) for key, array in arrays.items()}
-
-
-def _restored(array: "Array", info: "TensorInfo | None") -> "Array":
-    """numpy's files know no bfloat16: they have it as two bytes without a meaning."""
-    if info is None or array.dtype.kind != "V" or info.dtype.itemsize != array.itemsize:
-        return array
-    return array.view(info.dtype)
+    return {key: restored(array, infos.get(key)) for key, array in arrays.items()}
 
 
 def _write(path: Path, outputs: "Arrays") -> None:

@@ -70,6 +70,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextmanager
+def count_bar(what: str, *, as_json: bool) -> Iterator[Callable[[int, int], object] | None]:
+    """A bar over things that are counted; what to call with how many are done and how many there
+    are; None when nobody watches."""
+    with progress_bar(what, as_json=as_json) as on_progress:
+        if on_progress is None:
+            yield None
+            return
+        from weightd.ipc.protocol import Progress
+
+        yield lambda done, total: on_progress(Progress(f"{done} of {total}", done, total))
+
+
+@contextmanager
 def progress_bar(what: str, *, as_json: bool) -> Iterator[Callable[["Progress"], object] | None]:
     """A bar while this lasts, and what to call with each progress; None when nobody watches."""
     if as_json or not sys.stdout.isatty():

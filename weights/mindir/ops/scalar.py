@@ -155,6 +155,20 @@ def _sequence_slice(call: Call) -> Result:
     return _sequence(call)[slice(*parts)]
 
 
+def _in_sequence(call: Call) -> Result:
+    """Whether a known number is one of a tuple's."""
+    known = (call.args[0], *_sequence(call, 1))
+    if not all(isinstance(value, bool | int | float | str) for value in known):
+        raise call.refused("it asks for a number that is computed while the model runs")
+    return known[0] in known[1:]
+
+
+def _bool_not(call: Call) -> Result:
+    if isinstance(call.args[0], Number):
+        return not call.args[0]
+    return call.emit("Not", call.operand(0, "bool"))
+
+
 def _sequence_len(call: Call) -> Result:
     return len(_sequence(call))
 
@@ -181,6 +195,8 @@ OPS: dict[str, Translation] = {
     **dict.fromkeys(("ScalarToTensor", "TupleToTensor", "ListToTensor"), _to_tensor),
     "TensorToScalar": _to_scalar,
     **dict.fromkeys(("TensorToTuple", "TensorToList"), _to_tuple),
+    "InSequence": _in_sequence,
+    "BoolNot": _bool_not,
     "SequenceAdd": _sequence_add,
     "SequenceSlice": _sequence_slice,
     **dict.fromkeys(("SequenceLen", "sequence_len"), _sequence_len),

@@ -1,0 +1,101 @@
+"""`weightd eval`: attach this very process to a model and measure it on a labelled set."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weightd.cli.arrays import read_arrays, restored
+from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
+from weightd.cli.screen import count_bar, print_json, print_line, print_table
+from weightd.errors import BadFileError
+
+if TYPE_CHECKING:
+    from weightd.evaluation import Evaluation
+
+_METRICS = ("accuracy",)
+
+
+def eval_(  # noqa: PLR0913 - each is an option
+    name: ModelName,
+    *,
+    data_file: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="FILE.npz",
+            help="An array for each input, samples along its first axis, and the labels.",
+        ),
+    ],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            metavar="NAME",
+            help="accuracy (which it is without one), top5 or any topK, loss, mse, mae; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option(metavar="NAME", help="The array of labels.")] = "label",
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which output, if there are several.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="For a model that takes any; else 32.", min=1),
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="N", help="For one prediction.", min=1)] = 1,
+    runtime_dir: RuntimeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attach to a model, predict a labelled set in batches, and say how good the answers are.
+
+    It allows itself, so it is for the model's owner and for admins.
+
+    \b
+    Examples:
+      weightd eval lenet --data digits.npz
+      weightd eval lenet --data digits.npz --metric accuracy --metric top3 --metric loss
+      weightd eval prices --data houses.npz --metric mae --label price --json
+    """
+    import weightd
+
+    arrays = read_arrays(data_file)
+    if not hasattr(arrays, "items"):
+        raise BadFileError(f"{data_file} holds one array; give an .npz with inputs and labels")
+    with connect(runtime_dir) as client:
+        handle = client.allow(name, client.current_pid())
+    with (
+        weightd.attach(name, handle, runtime_dir=runtime_dir, threads=threads) as model,
+        count_bar(f"eval {name}", as_json=as_json) as on_batch,
+    ):
+        infos = model.inputs
+        found = weightd.evaluate(
+            model,
+            {key: restored(array, infos.get(key)) for key, array in arrays.items()},
+            metrics=metrics or _METRICS,
+            label=label,
+            output=output,
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
+    _show(name, found, as_json=as_json)
+
+
+def _show(name: str, found: "Evaluation", *, as_json: bool) -> None:
+    if as_json:
+        values = {k: v if math.isfinite(v) else str(v) for k, v in found.values.items()}
+        head = {"model": name, "samples": found.samples, "versions": list(found.versions)}
+        print_json(head | {"seconds": found.seconds, "metrics": values})
+        return
+    numbers = ", ".join(map(str, found.versions))
+    word = "version" if len(found.versions) == 1 else "versions"
+    rate = found.samples / found.seconds if found.seconds else math.inf
+    print_line(f"{name} {word} {numbers}: {found.samples} samples, {rate:.0f} a second")
+    print_table(("metric", "value>"), ((k, f"{v:.6g}") for k, v in found.values.items()))
+    if len(found.versions) > 1:
+        print_line("new weights were published meanwhile: the values are of all these versions")
