@@ -30,6 +30,7 @@ from weightd.ipc.protocol import AUTOMATIC, Job, Staged
 from weightd.weights.entries import Parameter
 from weightd.weights.fit import check_parameters_fit, check_ports_fit
 from weightd.weights.manifest import HEADER_NBYTES, Manifest
+from weightd.weights.names import AUTO, mapped
 from weightd.weights.source import Source, open_source
 
 # Measured: the raw tensors, the engine's own two, packed and not, both forms in what it saves, and
@@ -60,9 +61,10 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
             )
         )
         live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
+        renamed = _renamed(job, source, live)
         raw_nbytes = sum(spec.nbytes for spec in source.tensors.values())
         allow_memory(raw_nbytes)
-        draft = _draft(job, source, live)
+        draft = msgspec.structs.replace(_draft(job, source, live), renamed=renamed)
         writer = resources.enter_context(Writer(job, report, live))
         graph = source.graph or (live.graph if live else None)
         if graph is None:
@@ -140,12 +142,38 @@ def _mapped(live: LiveVersion | None) -> MappedVersion | None:
     return MappedVersion(live.manifest, [segment.data for segment in live.segments])
 
 
+def _renamed(job: Job, source: Source, live: LiveVersion | None) -> dict[str, str]:
+    """Give the source's tensors the names that the job's rules make of them."""
+    if not job.names or live is None:
+        return {}
+    base = live.manifest
+    wanted = [parameter.name for parameter in base.parameters]
+    renamed = mapped(job.names, source.tensors, wanted, base.constants)
+    source.rename(renamed)
+    return renamed
+
+
+def _check_fit(parameters: tuple[Parameter, ...], base: Manifest) -> None:
+    """MismatchError, which says so where a rule would help."""
+    wanted = [parameter.name for parameter in base.parameters]
+    try:
+        check_parameters_fit(parameters, base.parameters, optional=base.constants, model=base.model)
+    except MismatchError as error:
+        try:
+            mapped([AUTO], [p.name for p in parameters], wanted, base.constants)
+        except MismatchError:
+            raise error from None
+        raise MismatchError(
+            f"{error}; the names differ by a rule: see it with --map auto --dry-run"
+        ) from None
+
+
 def _draft(job: Job, source: Source, live: LiveVersion | None) -> Manifest:
     """The manifest without its places: what is said of the version, checked against the model."""
     parameters = tuple(Parameter(s.name, s.dtype, s.shape) for s in source.tensors.values())
     base = live.manifest if live is not None else None
     if base is not None:
-        check_parameters_fit(parameters, base.parameters, optional=base.constants, model=base.model)
+        _check_fit(parameters, base)
         if source.graph is not None:
             check_ports_fit("inputs", source.inputs, base.inputs, model=base.model)
             check_ports_fit("outputs", source.outputs, base.outputs, model=base.model)

@@ -34,6 +34,7 @@ from weightd.weights.arrays import Array, are_equal, dtype_name
 from weightd.weights.entries import TensorEntry
 from weightd.weights.file import OnChunk
 from weightd.weights.manifest import Manifest, pack_header
+from weightd.weights.names import STAMP, rules_text
 from weightd.weights.source import Source, TensorSpec
 
 Arrays = Mapping[str, Array]
@@ -211,6 +212,8 @@ class Writer:
             stamp |= compiled.stamp
         if self._job.keep_tensors:
             stamp["keep_tensors"] = "yes"
+        if self._job.names:
+            stamp[STAMP] = rules_text(self._job.names)
         if self._job.weights_only:
             stamp["weights_only"] = "yes"
         return stamp

@@ -25,6 +25,7 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.status import StagingStatus
 from weightd.weights.manifest import Manifest
+from weightd.weights.names import rules_of
 
 log = logging.getLogger("weightd.publisher")
 
@@ -115,6 +116,7 @@ class Publisher:
                 base=base,
                 kept_for=stamp.get("kept_for", ""),
                 weights_only="weights_only" in stamp,
+                names=request.names,
             )
             self._start(order, version, offered, asker, request.dry_run)
             on_error.pop_all()
@@ -141,7 +143,8 @@ class Publisher:
             order = self._order(name, version, offered, engine, keep_tensors=True)
             self._vault.retain(version.uid, base)
             on_error.callback(self._vault.release, version.uid)
-            order = replace(order, base=base, is_same=True, kept_for=why)
+            names = rules_of(base.manifest.stamp)
+            order = replace(order, base=base, names=names, is_same=True, kept_for=why)
             self._start(order, version, offered, asker, is_dry=False)
             on_error.pop_all()
 
@@ -242,7 +245,8 @@ class Publisher:
         """Make what was staged live, unless it failed, was a dry run, or is too much by now."""
         if isinstance(outcome, WeightdError):
             raise outcome
-        live = protocol.Live(order.model, order.version, outcome.nbytes)
+        renamed = outcome.manifest.renamed
+        live = protocol.Live(order.model, order.version, outcome.nbytes, renamed)
         new = outcome.segments[0]
         with ExitStack() as unused:
             unused.callback(new.close)

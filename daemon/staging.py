@@ -53,8 +53,9 @@ WhenDone = Callable[[Outcome], object]
 @dataclass(frozen=True)
 class Order:
     """What to stage. base: the live version when this is a publish; its segments stay the
-    caller's, and must stay open until the end. weights_only: leave a graph aside. is_same: it is
-    to have the weights of base. kept_for: whose need it is that the tensors are kept."""
+    caller's, and must stay open until the end. weights_only: leave a graph aside. names: rules for
+    the names of the file. is_same: it is to have the weights of base. kept_for: whose need it is
+    that the tensors are kept."""
 
     model: str
     version: int
@@ -68,6 +69,7 @@ class Order:
     deadline_s: float
     answer_limit_s: float
     weights_only: bool = False
+    names: tuple[str, ...] = ()
     is_same: bool = False
     kept_for: str = ""
 
@@ -145,6 +147,7 @@ class Staging:
             answer_limit_s=order.answer_limit_s,
             kept_for=order.kept_for,
             weights_only=order.weights_only,
+            names=order.names,
         )
 
     def _beat(self) -> None:

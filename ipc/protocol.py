@@ -29,6 +29,10 @@ VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Engine = Literal["", "prepacked", "plain", "reference"]  # '': what suits the model
 AUTOMATIC: tuple[Engine, ...] = ("prepacked", "plain")  # what '' stands for: the first that suits
+NameRules = Annotated[  # how names of a file become the model's: weights/names.py
+    tuple[Annotated[str, msgspec.Meta(max_length=2100, pattern=r"^[^\x00-\x1f]*\Z")], ...],
+    msgspec.Meta(max_length=256),
+]
 Pids = Annotated[tuple[Pid, ...], msgspec.Meta(max_length=MAX_PIDS)]
 
 
@@ -81,6 +85,7 @@ class Publish(Message, frozen=True):
     model: ModelName
     ticket: Uint64
     dry_run: bool = False
+    names: NameRules = ()
 
 
 class Rollback(Message, frozen=True):
@@ -135,11 +140,13 @@ class Progress(Message, frozen=True):
 
 
 class Live(Message, frozen=True):
-    """This version is now live (with a dry run: would be, as this number)."""
+    """This version is now live (with a dry run: would be, as this number). renamed: what rules made
+    of the file's names; "": left out."""
 
     model: ModelName
     version: VersionNumber
     nbytes: Uint64
+    renamed: dict[str, str] = {}
 
 
 class Allowed(Message, frozen=True):
@@ -324,6 +331,7 @@ class Job(Message, frozen=True):
     cpu_s: int
     answer_limit_s: float
     weights_only: bool = False
+    names: tuple[str, ...] = ()
     kept_for: str = ""  # whose need it is that the tensors are kept; '' when they were asked for
 
 

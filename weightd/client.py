@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weightd.weights.arrays import Array
 
 OnProgress = Callable[[protocol.Progress], object]
+OnRenamed = Callable[[Mapping[str, str]], object]
 Reply = TypeVar("Reply", bound=protocol.Message)
 
 _MAX_REPLY_NBYTES = 64 * 2**20
@@ -97,19 +98,29 @@ class Client:
         name: str,
         file: "str | os.PathLike[str] | Mapping[str, Array]",
         *,
+        names: Iterable[str] = (),
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
+        on_renamed: OnRenamed | None = None,
     ) -> int:
         """Give a model a full set of new weights; returns the version that is now live (with
         dry_run: would be). Returns when new attaches get it; workers switch on their own.
 
-        A refusal changes nothing and uses up no number. Parameters and errors as in load(), whose
-        engine and keep_tensors hold on, and UnknownModelError, MismatchError (a tensor is missing,
-        extra, of another dtype or shape).
+        names: rules by which the file's names become the model's, in order: 'OLD=NEW', with a * on
+        both sides for any text, 'PATTERN=' to leave out, 'auto' to find it (a prefix more or less,
+        MindSpore's words for PyTorch's or the other way round; never a guess). The file's own graph
+        is left aside then. on_renamed gets what became of each name, '' for those left out.
+
+        A refusal changes nothing and uses up no number. Other parameters and errors as in load(),
+        whose engine and keep_tensors hold on, and UnknownModelError, MismatchError (a tensor is
+        missing, extra, of another dtype or shape; or the rules do not fit).
         """
         with self._offered(name, file) as ticket:
-            request = protocol.Publish(name, ticket, dry_run)
-            return self._ask(request, protocol.Live, on_progress).version
+            request = protocol.Publish(name, ticket, dry_run, tuple(names))
+            live = self._ask(request, protocol.Live, on_progress)
+        if on_renamed is not None:
+            on_renamed(live.renamed)
+        return live.version
 
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make a held version live again, None for the one that was live before; returns the

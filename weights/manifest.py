@@ -56,7 +56,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     graph: the compiled one; source_graph: the original without its weights.
     parameters: what a publish brings; constants: those of them that it may leave out.
     reference_inputs, reference_outputs: an answer that the model must give, by the ports' names.
-    stamp: what the version was compiled for. source: file name and format, for people.
+    stamp: what the version was compiled for. source: file name and format, for people. renamed:
+    what rules made of the names in it; "": left out.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parameters: tuple[Parameter, ...] = ()
     constants: tuple[str, ...] = ()
     source: str = ""
+    renamed: dict[str, str] = {}
     reference_inputs: tuple[TensorEntry, ...] = ()
     reference_outputs: tuple[TensorEntry, ...] = ()
 
@@ -103,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         rules.check_tensors("parameter", self.parameters)
         rules.check_constants(self.constants, self.parameters)
         rules.check_texts([self.source, *self.stamp, *self.stamp.values()])
+        rules.check_renamed(self.renamed)
 
     def _check_identity(self) -> None:
         if fault := name_fault(self.model):

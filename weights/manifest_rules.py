@@ -5,7 +5,7 @@ Run once, by Manifest's constructor: whoever has a Manifest can trust every offs
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from weightd.errors import BadManifestError
@@ -78,6 +78,14 @@ def check_texts(texts: Iterable[str]) -> None:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise BadManifestError(f"a text in the manifest is not valid Unicode: {error}") from error
+
+
+def check_renamed(renamed: Mapping[str, str]) -> None:
+    if len(renamed) > MAX_TENSORS:
+        raise BadManifestError(f"more than {MAX_TENSORS} renamed tensors")
+    for name in itertools.chain(renamed, filter(None, renamed.values())):
+        if fault := name_fault(name):
+            raise BadManifestError(f"a renamed tensor {fault}")
 
 
 def check_constants(constants: Sequence[str], parameters: Sequence[Parameter]) -> None:

@@ -6,7 +6,7 @@ anything.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -51,6 +51,7 @@ class Source(ABC):
         self.inputs: tuple[Port, ...] = ()
         self.outputs: tuple[Port, ...] = ()
         self.constants: tuple[str, ...] = ()
+        self._in_file: dict[str, TensorSpec] = {}  # of renamed tensors
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +82,15 @@ class Source(ABC):
                 f"not {target.nbytes}{' that are read-only' if target.readonly else ''}"
             )
         if spec.nbytes:
-            self._read(spec, target.cast("B"), on_chunk)
+            self._read(self._in_file.get(name, spec), target.cast("B"), on_chunk)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Have the tensors under other names from here on; "" leaves one out. A graph is left
+        aside: it has the names of the file. BadFileError when a new name is none."""
+        self._in_file = {names[n]: spec for n, spec in self.tensors.items() if names[n]}
+        specs = [TensorSpec(new, *spec[1:]) for new, spec in self._in_file.items()]
+        self.tensors = checked_specs(self._file.name, specs)
+        self.graph, self.inputs, self.outputs, self.constants = None, (), (), ()
 
     @abstractmethod
     def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:

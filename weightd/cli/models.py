@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from weightd.cli.options import AsJson, DryRun, Engine, ModelName, RuntimeDir, connect
+from weightd.cli.options import (
+    AsJson,
+    DryRun,
+    Engine,
+    ModelName,
+    NameRules,
+    RuntimeDir,
+    connect,
+)
+from weightd.cli.renamed import print_renamed, renamed_document
 from weightd.cli.screen import print_json, print_line, progress_bar
 
 ModelFile = Annotated[
@@ -71,6 +80,8 @@ def load(  # noqa: PLR0913 - each is an option
 def publish(
     name: ModelName,
     file: ModelFile,
+    *,
+    rules: NameRules = None,
     dry_run: DryRun = False,
     runtime_dir: RuntimeDir = None,
     as_json: AsJson = False,
@@ -84,13 +95,25 @@ def publish(
     Examples:
       weightd publish lenet lenet5_new.safetensors
       weightd publish lenet lenet5_new.safetensors --dry-run
+      weightd publish net torch.safetensors --map auto --dry-run
+      weightd publish net training.ckpt --map 'moments.*=' --map learning_rate=
     """
+    renamed: dict[str, str] = {}
     with (
         connect(runtime_dir) as client,
         progress_bar(f"publish {name}", as_json=as_json) as on_progress,
     ):
-        version = client.publish(name, file, dry_run=dry_run, on_progress=on_progress)
-    _print_live(name, version, dry_run=dry_run, as_json=as_json)
+        version = client.publish(
+            name,
+            file,
+            names=rules or (),
+            dry_run=dry_run,
+            on_progress=on_progress,
+            on_renamed=renamed.update,
+        )
+    if rules and not as_json:
+        print_renamed(renamed)
+    _print_live(name, version, dry_run=dry_run, as_json=as_json, renamed=renamed if rules else None)
 
 
 def rollback(
@@ -146,9 +169,17 @@ def unload(name: ModelName, runtime_dir: RuntimeDir = None, as_json: AsJson = Fa
         print_line(f"{name} is unloaded")
 
 
-def _print_live(name: str, version: int, *, dry_run: bool, as_json: bool) -> None:
+def _print_live(
+    name: str,
+    version: int,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    renamed: dict[str, str] | None = None,
+) -> None:
     if as_json:
-        print_json({"model": name, "version": version, "dry_run": dry_run})
+        document = {"model": name, "version": version, "dry_run": dry_run}
+        print_json(document if renamed is None else document | renamed_document(renamed))
     elif dry_run:
         print_line(f"{name} would be live as version {version}; nothing was changed")
     else:

@@ -25,6 +25,17 @@ RuntimeDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all of it but make it live.")]
+NameRules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="RULE",
+        help="How names of the file become the model's: OLD=NEW, with a * on both sides for any "
+        "text; PATTERN= leaves out; auto finds a prefix, or MindSpore's words for PyTorch's. May "
+        "be repeated; the first that fits a name counts.",
+        show_default=False,
+    ),
+]
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 

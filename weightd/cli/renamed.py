@@ -1,0 +1,21 @@
+"""What rules made of the names of a file, for people and for programs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from weightd.cli.screen import print_line, print_table
+
+
+def print_renamed(renamed: Mapping[str, str]) -> None:
+    """A table of the names that changed, and how many did not."""
+    changed = [(old, new or "(left out)") for old, new in renamed.items() if old != new]
+    if changed:
+        print_table(("in the file", "in the model"), changed)
+    print_line(f"{len(renamed) - len(changed)} names are the same in both")
+
+
+def renamed_document(renamed: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "renamed": {old: new for old, new in renamed.items() if new and old != new},
+        "left_out": [old for old, new in renamed.items() if not new],
+    }
