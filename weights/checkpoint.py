@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from weightd.errors import BadFileError
+from weightd.weights.about import Said
 from weightd.weights.dtypes import MAX_NAME_LENGTH, MAX_TENSORS, tensor_fault
 from weightd.weights.file import MAX_CHUNK_NBYTES, InputFile, OnChunk
 from weightd.weights.source import Source, TensorSpec, checked_specs
@@ -85,6 +86,9 @@ class CheckpointSource(Source):
         self.tensors = checked_specs(file.name, specs)
         if not self.tensors:
             raise BadFileError(f"{file.name} is a checkpoint that holds no tensors")
+
+    def said(self) -> Said:
+        return Said(producer="MindSpore", notes=self.texts)
 
     def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:
         done = 0

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 
 from weightd.errors import BadFileError
+from weightd.weights.about import Said
 from weightd.weights.arrays import numpy_dtype
 from weightd.weights.dtypes import MAX_TENSORS, name_fault, tensor_fault
 from weightd.weights.file import MAX_CHUNK_NBYTES, InputFile, OnChunk
@@ -31,6 +32,7 @@ from weightd.weights.onnx_graph import (
     parse_model,
     parse_tensor,
     ports_of,
+    said_by,
     text_of,
 )
 from weightd.weights.onnx_scan import (
@@ -110,10 +112,14 @@ class OnnxSource(Source):
         self.graph = scan.skeleton([self._emitted(item) for item in found])
         model = parse_model(self.graph, self._file.name)
         check_self_contained(model, self._file.name)
+        self._said = said_by(model, self._file.name)
         of = self._file.name
         graph = model.graph
         self.inputs = ports_of(graph.input, without=names, what=f"{of}: input", is_input=True)
         self.outputs = ports_of(graph.output, what=f"{of}: output", is_input=False)
+
+    def said(self) -> Said:
+        return self._said
 
     def _initializer(self, parts: TensorParts) -> Initializer:
         head = parse_tensor(parts.head, f"{self._file.name}: an initializer")

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
 from weightd.errors import BadFileError
+from weightd.weights.about import Said
 from weightd.weights.dtypes import name_fault, tensor_fault
 from weightd.weights.entries import Port
 
@@ -106,22 +107,42 @@ def _dim(dim: onnx.TensorShapeProto.Dimension, of: str) -> int | str | None:
     return text_of(dim.dim_param, f"{of}: a dimension") or None
 
 
+def said_by(model: onnx.ModelProto, file_name: str) -> Said:
+    """Who made a model, its notes, and the operators of all its graphs."""
+    of = f"{file_name}: its metadata"
+    producer = f"{text_of(model.producer_name, of)} {text_of(model.producer_version, of)}".strip()
+    versions = [
+        f"{text_of(item.domain, of) or 'ai.onnx'} {item.version}" for item in model.opset_import
+    ]
+    notes = {"opset": ", ".join(versions), "ir_version": str(model.ir_version)}
+    notes |= {text_of(n.key, of): text_of(n.value, of) for n in model.metadata_props}
+    operators = [text_of(node.op_type, f"{file_name}: an operator") for node in _nodes(model)]
+    return Said(producer, notes, operators=operators)
+
+
 def check_self_contained(model: onnx.ModelProto, file_name: str) -> None:
     """BadFileError when a node's own tensor, in however deep a subgraph, lies in another file."""
-    nodes = [*model.graph.node]
-    for function in model.functions:
-        nodes.extend(function.node)
-    while nodes:
-        node = nodes.pop()
+    for node in _nodes(model):
         for attribute in node.attribute:
-            for graph in _graphs(attribute):
-                nodes.extend(graph.node)
             for tensor in _tensors(attribute):
                 if tensor.data_location or tensor.external_data:
                     raise BadFileError(
                         f"{file_name}: a tensor inside node {node.name[:64]!r} ({node.op_type}) "
                         f"has external data; only the main graph's initializers may"
                     )
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of the graph, of its functions, and of their branches, however deep."""
+    nodes = [*model.graph.node]
+    for function in model.functions:
+        nodes.extend(function.node)
+    while nodes:
+        node = nodes.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in _graphs(attribute):
+                nodes.extend(graph.node)
 
 
 def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:

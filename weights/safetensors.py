@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from weightd.errors import BadFileError
+from weightd.weights.about import Said
 from weightd.weights.dtypes import MAX_INT, MAX_NAME_LENGTH, nbytes_of
 from weightd.weights.file import InputFile, OnChunk
 from weightd.weights.source import Source, TensorSpec, checked_specs
@@ -59,19 +60,23 @@ class SafetensorsSource(Source):
 
     def __init__(self, file: InputFile) -> None:
         super().__init__(file)
-        header, self._data_start = _read_header(file)
+        header, self._data_start, self._notes = _read_header(file)
         places = {name: _place(file.name, name, value) for name, value in header.items()}
         if not places:
             raise BadFileError(f"{file.name} holds no tensors")
         self.tensors = checked_specs(file.name, (spec for spec, _, _ in places.values()))
         self._offsets = _checked_offsets(file.name, places, file.nbytes - self._data_start)
 
+    def said(self) -> Said:
+        return Said(notes=self._notes)
+
     def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:
         offset = self._data_start + self._offsets[spec.name]
         self._file.read_into(offset, target, f"tensor {spec.name!r}", on_chunk)
 
 
-def _read_header(file: InputFile) -> tuple[dict[str, object], int]:
+def _read_header(file: InputFile) -> tuple[dict[str, object], int, dict[str, str]]:
+    """The tensors' entries, where the data begins, and the metadata."""
     nbytes = int.from_bytes(file.read(0, SIZE_NBYTES, "the header's size"), "little")
     if nbytes > MAX_HEADER_NBYTES:
         raise BadFileError(
@@ -87,8 +92,8 @@ def _read_header(file: InputFile) -> tuple[dict[str, object], int]:
         raise BadFileError(f"{file.name}: the header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
         raise BadFileError(f"{file.name}: the header is not a JSON object")
-    _check_metadata(file.name, header.pop(METADATA, {}))
-    return header, SIZE_NBYTES + nbytes
+    notes = _checked_metadata(file.name, header.pop(METADATA, {}))
+    return header, SIZE_NBYTES + nbytes, notes
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -104,9 +109,10 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _check_metadata(file_name: str, value: object) -> None:
+def _checked_metadata(file_name: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BadFileError(f"{file_name}: {METADATA} is not an object of strings")
+    return value
 
 
 def _place(file_name: str, name: str, value: object) -> tuple[TensorSpec, int, int]:

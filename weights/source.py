@@ -15,6 +15,7 @@ from weightd.weights.dtypes import MAX_TENSORS, name_fault, nbytes_of, tensor_fa
 from weightd.weights.file import InputFile, OnChunk
 
 if TYPE_CHECKING:
+    from weightd.weights.about import Said
     from weightd.weights.entries import Port
 
 __all__ = ["OnChunk", "Source", "TensorSpec", "open_source"]
@@ -91,6 +92,12 @@ class Source(ABC):
         specs = [TensorSpec(new, *spec[1:]) for new, spec in self._in_file.items()]
         self.tensors = checked_specs(self._file.name, specs)
         self.graph, self.inputs, self.outputs, self.constants = None, (), (), ()
+
+    def said(self) -> "Said":
+        """What the file says besides tensors, graph and ports: see about.py."""
+        from weightd.weights.about import Said
+
+        return Said()
 
     @abstractmethod
     def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:

@@ -4,15 +4,18 @@ A parameter's stable name is its `ref_key`, "conv1.weight": the name that a chec
 network has for it. A file of more than 1 GB keeps its parameters in files beside it.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import onnx
 
 from weightd.errors import BadFileError
+from weightd.weights.about import Said
+from weightd.weights.entries import Port
 from weightd.weights.file import InputFile, OnChunk
 from weightd.weights.mindir.graph import Model, parsed_model
 from weightd.weights.mindir.inference import ONNX_DTYPES
-from weightd.weights.mindir.proto import TensorType, dtype_of, text_of
+from weightd.weights.mindir.proto import TensorType, Type, dtype_of, text_of
 from weightd.weights.mindir.scan import FoundParameter, scan_mindir
 from weightd.weights.mindir.schema import parse
 from weightd.weights.mindir.translator import translated
@@ -132,6 +135,18 @@ class MindirSource(Source):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
 
+    def said(self) -> Said:
+        """MindIR's own operators, and the ports also of a graph that cannot be translated."""
+        graphs = (self.model.main, *self.model.functions.values())
+        types = {node.output: node.type for node in self.model.main.nodes}
+        return Said(
+            producer=f"{self.model.producer} {self.model.version}",
+            notes=self.model.notes,
+            inputs=_ports(self.model.main.inputs),
+            outputs=_ports((name, types.get(name)) for name in self.model.main.outputs),
+            operators=[node.op or "(call)" for graph in graphs for node in graph.nodes],
+        )
+
     def _read(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:
         what = f"parameter {spec.name!r}"
         match self._places[spec.name]:
@@ -140,6 +155,19 @@ class MindirSource(Source):
             case ExternalPlace(location, offset):
                 file = self._folder.file(location, f"{self._file.name}: {what}")
                 file.read_into(offset, target, what, on_chunk)
+
+
+def _ports(declared: Iterable[tuple[str, Type]]) -> tuple[Port, ...]:
+    """What is declared as a tensor; names without their graph's."""
+    ports = []
+    for name, type_ in declared:
+        parts = type_ if isinstance(type_, tuple) else (type_,)
+        short = name.rpartition(":")[2] if len(parts) == 1 else ""
+        for number, part in enumerate(parts):
+            if isinstance(part, TensorType):
+                sizes = tuple(None if size < 0 else size for size in part.shape or ())
+                ports.append(Port(short or f"output_{number}", part.dtype, sizes))
+    return tuple(ports)
 
 
 def _check_plain(head: Any, of: str) -> None:
