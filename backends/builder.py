@@ -170,7 +170,7 @@ def _check_fit(parameters: tuple[Parameter, ...], base: Manifest) -> None:
 
 def _draft(job: Job, source: Source, live: LiveVersion | None) -> Manifest:
     """The manifest without its places: what is said of the version, checked against the model."""
-    parameters = tuple(Parameter(s.name, s.dtype, s.shape) for s in source.tensors.values())
+    parameters = source.parameters
     base = live.manifest if live is not None else None
     if base is not None:
         _check_fit(parameters, base)

@@ -20,7 +20,8 @@ from weightd import __version__
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
     "serve", "status", "events", "shutdown", "load", "publish", "rollback", "cancel", "unload",
-    "allow", "revoke", "ps", "predict", "eval", "doctor", "demo", "bench",
+    "allow", "revoke", "ps", "predict", "eval", "inspect", "convert",
+    "doctor", "demo", "bench",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from weightd.weights.file import InputFile, OnChunk
 
 if TYPE_CHECKING:
     from weightd.weights.about import Said
-    from weightd.weights.entries import Port
+    from weightd.weights.entries import Parameter, Port
 
 __all__ = ["OnChunk", "Source", "TensorSpec", "open_source"]
 
@@ -62,6 +62,17 @@ class Source(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.format} {self._file.name!r}: {len(self.tensors)} tensors>"
+
+    @property
+    def file_name(self) -> str:
+        return self._file.name
+
+    @property
+    def parameters(self) -> "tuple[Parameter, ...]":
+        """The tensors as what a publish brings."""
+        from weightd.weights.entries import Parameter
+
+        return tuple(Parameter(*spec) for spec in self.tensors.values())
 
     def close(self) -> None:
         self._resources.close()

@@ -10,9 +10,11 @@ import typer
 
 from weightd._version import __version__
 from weightd.cli.bench import bench
+from weightd.cli.convert import convert
 from weightd.cli.daemon import demo, events, shutdown, status
 from weightd.cli.doctor import doctor
 from weightd.cli.eval import eval_
+from weightd.cli.inspect import inspect
 from weightd.cli.models import cancel, load, publish, rollback, unload
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
@@ -30,6 +32,7 @@ PANELS = {
     "The daemon": (serve, status, events, shutdown),
     "Models": (load, publish, rollback, cancel, unload),
     "Workers": (allow, revoke, ps, predict, eval_),
+    "Files": (inspect, convert),
     "This machine": (doctor, demo, bench),
 }
 for _panel, _functions in PANELS.items():

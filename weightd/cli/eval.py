@@ -8,7 +8,7 @@ import typer
 
 from weightd.cli.arrays import read_arrays, restored
 from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
-from weightd.cli.screen import count_bar, print_json, print_line, print_table
+from weightd.cli.screen import print_json, print_line, print_table, step_bar
 from weightd.errors import BadFileError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def eval_(  # noqa: PLR0913 - each is an option
         handle = client.allow(name, client.current_pid())
     with (
         weightd.attach(name, handle, runtime_dir=runtime_dir, threads=threads) as model,
-        count_bar(f"eval {name}", as_json=as_json) as on_batch,
+        step_bar(f"eval {name}", as_json=as_json) as report,
     ):
         infos = model.inputs
         found = weightd.evaluate(
@@ -81,7 +81,7 @@ def eval_(  # noqa: PLR0913 - each is an option
             label=label,
             output=output,
             batch_size=batch_size,
-            on_batch=on_batch,
+            on_batch=lambda done, total: report(f"{done} of {total}", done, total),
         )
     _show(name, found, as_json=as_json)
 

@@ -70,16 +70,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextmanager
-def count_bar(what: str, *, as_json: bool) -> Iterator[Callable[[int, int], object] | None]:
-    """A bar over things that are counted; what to call with how many are done and how many there
-    are; None when nobody watches."""
-    with progress_bar(what, as_json=as_json) as on_progress:
-        if on_progress is None:
-            yield None
-            return
-        from weightd.ipc.protocol import Progress
+def step_bar(what: str, *, as_json: bool) -> Iterator[Callable[[str, int, int], object]]:
+    """A bar over work of this process: call it with the step, how much is done, and all."""
+    from weightd.ipc.protocol import Progress
 
-        yield lambda done, total: on_progress(Progress(f"{done} of {total}", done, total))
+    with progress_bar(what, as_json=as_json) as on_progress:
+
+        def report(step: str, done: int, total: int) -> None:
+            if on_progress is not None:
+                on_progress(Progress(step, done, total))
+
+        yield report
 
 
 @contextmanager
