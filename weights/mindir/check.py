@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 import onnx
 
 from weightd.errors import UnsupportedModelError
-from weightd.weights.mindir.inference import ONNX_DTYPES, value_info
+from weightd.weights.mindir.inference import tensor_type, value_info
 from weightd.weights.mindir.proto import TensorType
 from weightd.weights.mindir.values import Tensor
-from weightd.weights.onnx_graph import DTYPES
 
 
 def check_types(
@@ -36,23 +35,26 @@ def check_types(
     for value in inferred.graph.value_info:
         if value.name in declared:
             type_, where = declared[value.name]
-            _check(type_, value, where)
+            check_declared(type_, tensor_type(value.type), where)
 
 
-def _check(declared: TensorType, value: onnx.ValueInfoProto, where: str) -> None:
-    found = value.type.tensor_type
-    if found.elem_type and found.elem_type != ONNX_DTYPES[declared.dtype]:
-        raise UnsupportedModelError(
-            f"{where} was translated to something that gives {DTYPES.get(found.elem_type, '?')}; "
-            f"the file says {declared.dtype}"
-        )
-    if declared.shape is None or not found.HasField("shape"):
+def check_declared(declared: TensorType, found: TensorType | None, where: str) -> None:
+    """UnsupportedModelError when what was found contradicts what is declared."""
+    if found is None:
         return
-    sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in found.shape.dim]
-    if len(sizes) != len(declared.shape) or any(
-        -1 not in pair and pair[0] != pair[1] for pair in zip(sizes, declared.shape, strict=True)
+    if found.dtype != declared.dtype:
+        raise UnsupportedModelError(
+            f"{where} was translated to something that gives {found.dtype}; the file says "
+            f"{declared.dtype}"
+        )
+    if declared.shape is None or found.shape is None:
+        return
+    is_same_rank = len(found.shape) == len(declared.shape)
+    if not is_same_rank or any(
+        -1 not in pair and pair[0] != pair[1]
+        for pair in zip(found.shape, declared.shape, strict=True)
     ):
         raise UnsupportedModelError(
-            f"{where} was translated to something that gives the shape {sizes}; the file says "
-            f"{list(declared.shape)}"
+            f"{where} was translated to something that gives the shape {list(found.shape)}; the "
+            f"file says {list(declared.shape)}"
         )

@@ -57,15 +57,18 @@ class Types:
 
     def of(self, name: str) -> TensorType | None:
         found = self._types.get(name)
-        if found is None or not found.HasField("tensor_type"):
-            return None
-        tensor = found.tensor_type
-        if tensor.elem_type not in DTYPES:
-            return None
-        if not tensor.HasField("shape"):
-            return TensorType(DTYPES[tensor.elem_type], None)
-        sizes = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-        return TensorType(DTYPES[tensor.elem_type], tuple(sizes))
+        return None if found is None else tensor_type(found)
+
+
+def tensor_type(type_: onnx.TypeProto) -> TensorType | None:
+    """ONNX's type of a value; None for what is no tensor, or of no dtype that is known."""
+    tensor = type_.tensor_type
+    if tensor.elem_type not in DTYPES:
+        return None
+    if not tensor.HasField("shape"):
+        return TensorType(DTYPES[tensor.elem_type], None)
+    sizes = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    return TensorType(DTYPES[tensor.elem_type], tuple(sizes))
 
 
 def value_info(name: str, type_: Tensor | TensorType) -> onnx.ValueInfoProto:

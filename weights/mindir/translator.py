@@ -13,7 +13,7 @@ import onnx
 
 from weightd.errors import BadFileError, UnsupportedModelError
 from weightd.weights.mindir.call import Call, refused
-from weightd.weights.mindir.check import check_types
+from weightd.weights.mindir.check import check_declared, check_types
 from weightd.weights.mindir.emitter import Emitter
 from weightd.weights.mindir.graph import Graph, Model, Node
 from weightd.weights.mindir.inference import narrowed_down
@@ -21,6 +21,7 @@ from weightd.weights.mindir.ops.table import OPS, Result
 from weightd.weights.mindir.proto import Monad, TensorType, Type
 from weightd.weights.mindir.values import Closure, Switch, Tensor, Untranslated, Value
 
+_MAX_GROWTH = 100  # graphs are written where they are called, however often
 _WAY_OUT = (
     "have MindSpore export it as ONNX (mindspore.export(..., file_format='ONNX')), or load its "
     "weights alone (--weights-only)"
@@ -58,6 +59,8 @@ class _Translator:
         self._model = model
         self._emitter = Emitter(list(weights))
         self._running: list[str] = []
+        graphs = (model.main, *model.functions.values())
+        self._nodes_left = 1000 + _MAX_GROWTH * sum(len(graph.nodes) for graph in graphs)
         self._declared: dict[str, tuple[TensorType, str]] = {}
         self._used: set[str] = set()
         self._weights = {
@@ -133,6 +136,12 @@ class _Translator:
         names = (name for name, _ in graph.inputs)
         found: dict[str, Value] = dict(zip(names, arguments, strict=True))
         for node in graph.nodes:
+            self._nodes_left -= 1
+            if self._nodes_left < 0:
+                raise UnsupportedModelError(
+                    f"its graphs call each other so often that it would have more than "
+                    f"{_MAX_GROWTH} times the nodes of the file"
+                )
             found[node.output] = self._node(node, found)
         self._running.pop()
         values = tuple(self._value(name, found) for name in graph.outputs)
@@ -195,8 +204,10 @@ class _Translator:
             return (self._typed_name(name, type_[0], node),)
         if not isinstance(type_, TensorType):
             raise BadFileError(f"{node.op} at {node.scope} does not declare what type it gives")
-        self._declared[name] = (type_, f"{node.op} at {node.scope}")
-        return Tensor.of(name, narrowed_down(type_, self._emitter.type_of(name)))
+        where, found = f"{node.op} at {node.scope}", self._emitter.type_of(name)
+        check_declared(type_, found, where)
+        self._declared[name] = (type_, where)
+        return Tensor.of(name, narrowed_down(type_, found))
 
     # --- calls and branches --------------------------------------------------------------
 
