@@ -17,38 +17,44 @@ if TYPE_CHECKING:
 _METRICS = ("accuracy",)
 
 
+DataFile = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="FILE.npz",
+        help="An array for each input, samples along its first axis, and the labels.",
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        "-m",
+        metavar="NAME",
+        help="accuracy (which it is without one), top5 or any topK, loss, mse, mae; may be repeated.",
+        show_default=False,
+    ),
+]
+Label = Annotated[str, typer.Option(metavar="NAME", help="The array of labels.")]
+Output = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which output, if there are several.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", help="For a model that takes any; else 32.", min=1)
+]
+Threads = Annotated[int, typer.Option(metavar="N", help="For one prediction.", min=1)]
+
+
 def eval_(  # noqa: PLR0913 - each is an option
     name: ModelName,
     *,
-    data_file: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            "-d",
-            metavar="FILE.npz",
-            help="An array for each input, samples along its first axis, and the labels.",
-        ),
-    ],
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            "-m",
-            metavar="NAME",
-            help="accuracy (which it is without one), top5 or any topK, loss, mse, mae; may be "
-            "repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    label: Annotated[str, typer.Option(metavar="NAME", help="The array of labels.")] = "label",
-    output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which output, if there are several.")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="For a model that takes any; else 32.", min=1),
-    ] = None,
-    threads: Annotated[int, typer.Option(metavar="N", help="For one prediction.", min=1)] = 1,
+    data_file: DataFile,
+    metrics: Metrics = None,
+    label: Label = "label",
+    output: Output = None,
+    batch_size: BatchSize = None,
+    threads: Threads = 1,
     runtime_dir: RuntimeDir = None,
     as_json: AsJson = False,
 ) -> None:

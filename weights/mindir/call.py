@@ -4,6 +4,7 @@ Where an operator takes a setting as an argument in newer versions of MindSpore 
 in older ones, the accessors look at the argument first.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -35,6 +36,9 @@ _TYPE_IDS = {
     48: "complex64",
     49: "complex128",
 }
+
+
+_MAX_CONSTANT = 2**22  # elements
 
 
 class _Required:
@@ -268,6 +272,16 @@ class Call:
         name = self.emit(op, *inputs, **attributes)
         found = self._emitter.type_of(name)
         return Tensor(name, dtype, found.shape if shape is None and found else shape)
+
+    def filled(self, shape: Sequence[int], value: float, dtype: str) -> Tensor:
+        """A constant of one number, of a size that the file says."""
+        self.check_size(shape)
+        return self.constant(np.full(shape, value, numpy_dtype(dtype)))
+
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Refuse to make a constant that is larger than any real one."""
+        if min(shape, default=0) < 0 or math.prod(shape) > _MAX_CONSTANT:
+            raise self.refused(f"it asks for a constant of the size {list(shape)}")
 
     def named(self, name: str, dtype: str) -> Tensor:
         """A value that was written, of the result's shape."""

@@ -28,7 +28,12 @@ def check_types(
         inferred = onnx.shape_inference.infer_shapes(
             probe, check_type=True, strict_mode=True, data_prop=True
         )
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise UnsupportedModelError(
             f"what it was translated to contradicts itself ({str(error)[:500]})"
         ) from error

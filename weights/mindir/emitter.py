@@ -18,7 +18,7 @@ from weightd.weights.mindir.inference import IR_VERSION, ONNX_DTYPES, OPSET, Typ
 from weightd.weights.mindir.proto import TensorType
 from weightd.weights.mindir.values import Tensor
 
-_MAX_NODES = 1_000_000
+_MAX_VALUES = 1_000_000
 _NAME_LENGTH = MAX_NAME_LENGTH - 32  # room for a number
 
 
@@ -56,9 +56,9 @@ class Emitter:
         self, op: str, inputs: Sequence[str], scope: str, outputs: int = 1, **attributes: Any
     ) -> list[str]:
         """Add a node; the names of its outputs. An attribute that is None is left out."""
-        self._count += 1
-        if self._count > _MAX_NODES:
-            raise BadFileError(f"a graph of more than {_MAX_NODES} nodes")
+        self._count += outputs
+        if self._count > _MAX_VALUES:
+            raise BadFileError(f"a graph of more than {_MAX_VALUES} values")
         names = [self.name(scope) for _ in range(outputs)]
         given = {key: value for key, value in attributes.items() if value is not None}
         node = onnx.helper.make_node(op, inputs, names, name=names[0], **given)

@@ -51,7 +51,12 @@ class Types:
                 opset_imports=_OPSETS,
                 ir_version=IR_VERSION,
             )
-        except (shape_inference.InferenceError, ValueError, RuntimeError):
+        except (
+            onnx.checker.ValidationError,
+            shape_inference.InferenceError,
+            ValueError,
+            RuntimeError,
+        ):
             return
         self._types.update(found)
 

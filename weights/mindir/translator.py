@@ -21,6 +21,7 @@ from weightd.weights.mindir.ops.table import OPS, Result
 from weightd.weights.mindir.proto import Monad, TensorType, Type
 from weightd.weights.mindir.values import Closure, Switch, Tensor, Untranslated, Value
 
+_MISFITS = (ArithmeticError, LookupError, TypeError, ValueError)
 _MAX_GROWTH = 100  # graphs are written where they are called, however often
 _WAY_OUT = (
     "have MindSpore export it as ONNX (mindspore.export(..., file_format='ONNX')), or load its "
@@ -178,7 +179,13 @@ class _Translator:
         translation = OPS.get(node.op)
         if translation is None:
             raise call.refused("this operator is not translated")
-        return self._typed(translation(call), node)
+        try:
+            result = translation(call)
+        except _MISFITS as error:  # a node without the arguments that its operator always has
+            raise call.refused(
+                f"its arguments are not those of the operator ({type(error).__name__}: {error})"
+            ) from error
+        return self._typed(result, node)
 
     def _typed(self, result: Result, node: Node) -> Value:
         """A translation's result: names get the types that the file declares."""

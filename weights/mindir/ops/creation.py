@@ -48,12 +48,14 @@ def _range(call: Call) -> Result:
 
 def _linspace(call: Call) -> Result:
     start, stop = call.number(0, "start"), call.number(1, "stop")
-    array = np.linspace(start, stop, call.integer(2, "num"), dtype=numpy_dtype(call.out.dtype))
-    return call.constant(array)
+    count = call.integer(2, "num")
+    call.check_size([count])
+    return call.constant(np.linspace(start, stop, count, dtype=numpy_dtype(call.out.dtype)))
 
 
 def _eye(call: Call) -> Result:
     rows, columns = call.integer(0, "n"), call.integer(1, "m")
+    call.check_size([rows, columns])
     return call.constant(np.eye(rows, columns, dtype=numpy_dtype(call.out.dtype)))
 
 

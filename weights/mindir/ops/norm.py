@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from weightd.weights.arrays import numpy_dtype
 from weightd.weights.mindir.call import Call
 from weightd.weights.mindir.ops.conv import check_format
 from weightd.weights.mindir.ops.translation import Result, Translation
@@ -49,7 +48,7 @@ def _given(call: Call, index: int, shape: tuple[int, ...], value: int) -> Tensor
     """A scale or bias that may be left out."""
     if call.has(index):
         return call.tensor(index)
-    return call.constant(np.full(shape, value, numpy_dtype(call.tensor(0).dtype)))
+    return call.filled(shape, value, call.tensor(0).dtype)
 
 
 def _layer_norm(call: Call) -> Result:
@@ -64,7 +63,7 @@ def _layer_norm(call: Call) -> Result:
             call, call.emit("LayerNormalization", x, gamma, beta, axis=axis, epsilon=epsilon)
         )
     shape = call.static_shape(0)[axis:]
-    one = call.constant(np.ones(shape, numpy_dtype(x.dtype)))
+    one = call.filled(shape, 1, x.dtype)
     plain = call.made("LayerNormalization", [x, one], x.dtype, axis=axis, epsilon=epsilon)
     scaled = call.made("Mul", [plain, gamma], x.dtype)
     return _and_statistics(call, call.emit("Add", scaled, beta))
@@ -88,10 +87,9 @@ def _layer_norm_ext(call: Call) -> Result:
 def _group_norm(call: Call) -> Result:
     """input, num_groups, weight, bias, eps. Each group is normalised as one channel."""
     x, groups = call.tensor(0), call.integer(1, "num_groups")
-    dtype = numpy_dtype(x.dtype)
     target = call.constant(np.array([0, groups, -1], np.int64))
     grouped = call.made("Reshape", [x, target], x.dtype)
-    unit = call.constant(np.ones(groups, dtype)), call.constant(np.zeros(groups, dtype))
+    unit = call.filled([groups], 1, x.dtype), call.filled([groups], 0, x.dtype)
     epsilon = call.number(4, "eps", 1e-5)
     plain = call.made("InstanceNormalization", [grouped, *unit], x.dtype, epsilon=epsilon)
     sizes = call.made("Shape", [x], "int64")

@@ -204,6 +204,7 @@ def _windows(size: int, wanted: int) -> list[tuple[int, int]]:
 def _averaged_axis(call: Call, x: Tensor, axis: int, size: int, wanted: int) -> Tensor:
     if size == wanted:
         return x
+    call.check_size([size, wanted])
     weights = np.zeros((size, wanted))
     for column, (begin, end) in enumerate(_windows(size, wanted)):
         weights[begin:end, column] = 1 / (end - begin)

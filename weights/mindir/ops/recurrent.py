@@ -17,6 +17,7 @@ def _lstm(call: Call) -> Result:
     if call.integer(None, "num_layers", 1) != 1:
         raise call.refused("it has several layers in one operator; nn.LSTM writes one for each")
     size, hidden = call.integer(None, "input_size"), call.integer(None, "hidden_size")
+    call.check_size([4, hidden])
     row = call.reshaped(call.tensor(3), [-1])
     rows = 4 * hidden
     w = _part(call, row, 0, (rows, size))
