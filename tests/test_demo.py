@@ -16,7 +16,7 @@ from tests.helpers import kill_and_reap, wait_until
 
 PROGRAM = "from weightd.demo import run; raise SystemExit(run({}))"
 AT_MOST_S = 60.0
-SOON_S = 3.0
+SOON_S = 10.0
 
 
 @contextmanager

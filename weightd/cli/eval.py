@@ -32,7 +32,7 @@ Metrics = Annotated[
         "--metric",
         "-m",
         metavar="NAME",
-        help="accuracy (which it is without one), top5 or any topK, loss, mse, mae; may be repeated.",
+        help="accuracy (the default), top5 or any topK, loss, mse, mae; may be repeated.",
         show_default=False,
     ),
 ]
