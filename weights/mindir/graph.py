@@ -176,7 +176,7 @@ class _Parser:
     def _declared(self, attributes: Iterable[Any], of: str) -> Type:
         for attribute in attributes:
             if legacy.declares_type(attribute):
-                return tensor_types(attribute.tensors, of)
+                return legacy.type_of(attribute, of)
             if attribute.name == _DECLARED.encode():
                 return type_of(attribute, of)
         return None

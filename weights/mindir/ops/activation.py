@@ -167,7 +167,7 @@ OPS: dict[str, Translation] = {
     "ReLU6": _relu6,
     "Sigmoid": unary("Sigmoid"),
     "Tanh": unary("Tanh"),
-    "GeLU": _gelu,
+    **dict.fromkeys(("GeLU", "Gelu"), _gelu),
     "GeluExt": _gelu_ext,
     "FastGeLU": _fast_gelu,
     **dict.fromkeys(("SiLU", "Swish"), lambda call: _gated(call, call.tensor(0))),

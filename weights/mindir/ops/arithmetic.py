@@ -246,7 +246,7 @@ def _bitwise_not(call: Call) -> Result:
 
 
 OPS: dict[str, Translation] = {
-    **dict.fromkeys(("Add", "Adds", "AddExt", "AddScalar"), _scaled_sum("Add")),
+    **dict.fromkeys(("Add", "Adds", "AddExt", "AddScalar", "TensorAdd"), _scaled_sum("Add")),
     **dict.fromkeys(("Sub", "Subs", "SubExt", "SubScalar"), _scaled_sum("Sub")),
     **dict.fromkeys(("Mul", "Muls"), binary("Mul")),
     **dict.fromkeys(("Div", "RealDiv", "Divs"), _real_divided),
