@@ -48,7 +48,8 @@ def constant_of(attribute: Any, of: str) -> Constant:
         case "scalar", "value0":
             return proto.constant_of(attribute, of)
         case "scalar", _:
-            return _nested(rest, _parts(attribute, of), of)
+            found: Constant = _nested(rest, _parts(attribute, of), of)
+            return found
         case _:
             raise _unknown(text, of)
 
