@@ -1,14 +1,16 @@
 """The benchmark from the first measurement to the last."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from weightd.benchmarks import attach, first_answer, memory, predict, publish, swap
 from weightd.benchmarks.comparison import Comparison
 from weightd.benchmarks.daemon import Place, running_daemon
 from weightd.benchmarks.model import Model
-from weightd.benchmarks.plan import MIB, Plan
+from weightd.benchmarks.plan import MIB, Effort, Plan
 from weightd.benchmarks.subject import Subject, prepare
 from weightd.benchmarks.swap import Timeline
 from weightd.demo.interruption import Signals
@@ -62,13 +64,19 @@ class _Run:
             for nbytes in effort.attach_nbytes:
                 self._of_tensors(attach.measure, nbytes, attach.COPIES, effort.attach)
         if "publish" in self._plan.measurements:
-            for nbytes in effort.publish_nbytes:
-                self._of_tensors(publish.measure_tensors, nbytes, publish.COPIES, effort.publish)
+            self._publishes(effort)
         if set(self._plan.measurements) - {"attach"}:
             for model in self._plan.models:
                 self._of_model(model)
         if self._errors and not self._findings.comparisons:
             raise self._errors[0]
+
+    def _publishes(self, effort: Effort) -> None:
+        for nbytes in effort.publish_nbytes:
+            self._of_tensors(publish.measure_tensors, nbytes, publish.COPIES, effort.publish)
+        for kind, nbytes in itertools.product(effort.formats, effort.format_nbytes):
+            measure = partial(publish.measure_format, kind)
+            self._of_tensors(measure, nbytes, publish.COPIES, effort.publish)
 
     def _of_tensors(self, measure: OfTensors, nbytes: int, copies: int, rounds: int) -> None:
         """What needs no model, if the machine has the memory for so many copies of the tensors."""

@@ -27,6 +27,8 @@ class Effort:
     predictions: int = 0
     attach_nbytes: tuple[int, ...] = (MIB, 64 * MIB, 1024 * MIB)
     publish_nbytes: tuple[int, ...] = (64 * MIB, 256 * MIB)
+    formats: tuple[str, ...] = ("safetensors", "ckpt", "mindir")
+    format_nbytes: tuple[int, ...] = (1024 * MIB,)
 
     def with_rounds(self, rounds: int | None) -> Self:
         """The same with so many rounds of everything, and so many updates."""
@@ -56,6 +58,7 @@ QUICK = Effort(
     updates=3,
     attach_nbytes=(MIB,),
     publish_nbytes=(64 * MIB,),
+    formats=(),
 )
 FULL = replace(NORMAL, memory=3, first_answer=11, publish=5, updates=50, predictions=10_000)
 

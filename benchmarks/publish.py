@@ -17,7 +17,7 @@ from weightd.benchmarks.daemon import Place
 from weightd.benchmarks.plan import MIB
 from weightd.benchmarks.subject import Subject
 from weightd.benchmarks.turns import in_turns, seconds_of
-from weightd.benchmarks.weights import write_tensors
+from weightd.benchmarks.weights import WRITERS, write_tensors
 from weightd.benchmarks.workers import module_command
 
 COPIES = 5  # of the bytes: the array, the file, two versions, the floor's own memory
@@ -42,6 +42,30 @@ def measure_tensors(place: Place, nbytes: int, rounds: int) -> Comparison:
     place.client.unload(name)
     file.unlink()
     what = f"publish, {nbytes // MIB} MiB of tensors"
+    return Comparison("publish", what, "GiB/s", ours, floor, "memcpy", _BAR)
+
+
+def measure_format(kind: str, place: Place, nbytes: int, rounds: int) -> Comparison:
+    """The rate at which a file of this format becomes a new model's tensors."""
+    name = f"load-{kind}-{nbytes // MIB}"
+    source = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
+    file = place.folder / f"{name}.{kind}"
+    WRITERS[kind]({f"t{i}": part for i, part in enumerate(np.split(source, _TENSORS))}, file)
+
+    def load() -> float:
+        is_model = kind == "mindir"
+        took_s = seconds_of(partial(place.client.load, name, file, weights_only=is_model))
+        place.client.unload(name)
+        return nbytes / _GIB / took_s
+
+    ours, floor = in_turns(
+        load,
+        lambda: nbytes / _GIB / seconds_of(partial(bare.copy_into_fresh_memory, source)),
+        rounds=rounds,
+        warmup=1,
+    )
+    file.unlink()
+    what = f"load, {nbytes // MIB} MiB of tensors in {kind}"
     return Comparison("publish", what, "GiB/s", ours, floor, "memcpy", _BAR)
 
 

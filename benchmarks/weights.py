@@ -9,6 +9,7 @@ import numpy as np
 from weightd.weights.arrays import Array, numpy_dtype
 from weightd.weights.safetensors import write_safetensors
 from weightd.weights.source import open_source
+from weightd.weights.wire import length_field, varint
 
 _FACTOR = 1.03125  # exact in every float dtype that has five bits of fraction
 _SMALL = 64  # elements; fewer are shapes, axes and other constants, and stay
@@ -35,6 +36,43 @@ def write_tensors(tensors: dict[str, Array], target: Path) -> None:
         nbytes = os.fstat(fd).st_size
         while nbytes:
             nbytes -= os.sendfile(file.fileno(), packed.fileno(), None, nbytes)
+
+
+def write_checkpoint(tensors: dict[str, Array], target: Path) -> None:
+    """Write a MindSpore checkpoint of uint8 tensors."""
+    with target.open("wb") as file:
+        for name, tensor in tensors.items():
+            head = b"\x08" + varint(tensor.size) + length_field(2, b"UInt8")
+            head += b"\x1a" + varint(tensor.nbytes)
+            tag = length_field(1, name.encode())
+            inner = varint(len(head) + tensor.nbytes)
+            nbytes = len(tag) + 1 + len(inner) + len(head) + tensor.nbytes
+            file.write(b"\x0a" + varint(nbytes) + tag + b"\x12" + inner + head)
+            file.write(tensor.data)
+
+
+def write_mindir(tensors: dict[str, Array], target: Path) -> None:
+    """Write a MindIR file of uint8 parameters, and no operators."""
+    heads = [
+        b"\x08" + varint(tensor.size) + b"\x10\x02" + length_field(7, b"net:" + name.encode())
+        + length_field(13, name.encode()) + b"\x4a" + varint(tensor.nbytes)
+        for name, tensor in tensors.items()
+    ]  # fmt: skip
+    framed = [
+        b"\x1a" + varint(len(head) + tensor.nbytes) + head
+        for head, tensor in zip(heads, tensors.values(), strict=True)
+    ]
+    rest = length_field(2, b"net") + length_field(6, length_field(1, b"net:t0"))
+    nbytes = len(rest) + sum(map(len, framed)) + sum(t.nbytes for t in tensors.values())
+    with target.open("wb") as file:
+        file.write(length_field(1, b"1.1") + length_field(2, b"MindSpore"))
+        file.write(b"\x3a" + varint(nbytes) + rest)
+        for head, tensor in zip(framed, tensors.values(), strict=True):
+            file.write(head)
+            file.write(tensor.data)
+
+
+WRITERS = {"safetensors": write_tensors, "ckpt": write_checkpoint, "mindir": write_mindir}
 
 
 def write_other_weights(model: Path, target: Path) -> int:
