@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mindspore import nn, ops
+import numpy as np
+from mindspore import Tensor, mint, nn, ops
 
 from tests.data.mindir.nets.case import Case, normal
 
@@ -57,7 +58,45 @@ class Functional(nn.Cell):
         return ops.conv2d(x, w, None, 2, "pad", 1), ops.conv2d(x, w, pad_mode="same")
 
 
+class OfMint(nn.Cell):
+    """PyTorch's forms, which MindSpore's CPU cannot run; its own forms say what they give."""
+
+    def construct(self, x: Any, w: Any, b: Any) -> Any:
+        functional = mint.nn.functional
+        turned = w.transpose(1, 0, 2, 3)
+        return (
+            functional.conv2d(x, w, b, 2, 1),
+            functional.conv2d(x, w, None, 1, (1, 2), 2),
+            functional.conv2d(x, w, b, 1, "same"),
+            functional.conv_transpose2d(x, turned, b, 2, 1, 1),
+        )
+
+
+def of_mindspore(x: Any, w: Any, b: Any) -> list[Any]:
+    """The same by MindSpore's own operators."""
+    a, k, c = Tensor(x), Tensor(w), Tensor(b)
+    return [
+        ops.conv2d(a, k, c, 2, "pad", 1).asnumpy(),
+        ops.conv2d(a, k, None, 1, "pad", (1, 2), 2).asnumpy(),
+        ops.conv2d(a, k, c, 1, "same").asnumpy(),
+        transposed_by_hand(x, w, b),
+    ]
+
+
+def transposed_by_hand(x: Any, w: Any, b: Any) -> Any:
+    """Stride 2, pads of 1, one more at the end: each number of x spreads the kernel."""
+    n, _, height, width = x.shape
+    out = np.zeros((n, w.shape[0], 2 * height + 2, 2 * width + 2))
+    for row, column in np.ndindex(height, width):
+        spread = np.einsum("ni,oikl->nokl", x[:, :, row, column].astype(np.float64), w)
+        out[:, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3] += spread
+    return out[:, :, 1:-1, 1:-1] + b[:, None, None]
+
+
 def cases() -> Iterator[Case]:
+    yield Case(
+        "conv2d_of_mint", OfMint, normal((2, 3, 7, 6), (4, 3, 3, 3), (4,)), expected=of_mindspore
+    )
     yield Case("conv2d_same", same, normal((2, 3, 9, 8)))
     yield Case("conv2d_valid", valid, normal((2, 3, 9, 8)))
     yield Case("conv2d_same_of_open_batch", same, normal((2, 3, 9, 8)), shapes=[[None, 3, 9, 8]])

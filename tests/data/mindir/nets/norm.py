@@ -1,5 +1,6 @@
 """Normalisation."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,19 @@ def root_mean_square(x: Any, g: Any) -> Any:
     return ops.rms_norm(x, g)[0]
 
 
+def by_channel(x: Any) -> Any:
+    axes = tuple(range(2, x.ndim))
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)
+
+
+class OfMint(nn.Cell):
+    """Groups of one channel each."""
+
+    def construct(self, x: Any, g: Any) -> Any:
+        return mint.nn.functional.group_norm(x, 3, g, g)
+
+
 class Training(nn.Cell):
     """A batch normalisation that uses the batch's own statistics."""
 
@@ -59,6 +73,20 @@ class Training(nn.Cell):
 
 def cases() -> Iterator[Case]:
     yield from CASES
+    instance = ((nn.InstanceNorm1d, (2, 3, 4)), (nn.InstanceNorm2d, (2, 3, 4, 5)))
+    for layer, shape in (*instance, (nn.InstanceNorm3d, (2, 3, 4, 5, 2))):
+        yield Case(
+            f"instance_{len(shape) - 2}d",
+            functools.partial(layer, 3),
+            normal(shape),
+            expected=lambda x: [by_channel(x)],
+        )
+    yield Case(
+        "group_of_mint",
+        OfMint,
+        normal((2, 3, 4, 5), (3,)),
+        expected=lambda x, g: [by_channel(x) * g[:, None, None] + g[:, None, None]],
+    )
     yield Case(
         "batch_2d",
         lambda: Together(nn.BatchNorm2d(3), nn.BatchNorm2d(3, eps=0.1, affine=False)),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mindspore import mint, nn, ops
+from mindspore import Tensor, mint, nn, ops
 
 from tests.data.mindir.nets.case import Case, given, normal
 from tests.data.mindir.nets.conv import Together
@@ -40,6 +40,25 @@ def adaptive_maxima_of_unequal_windows(x: Any) -> Any:
 def of_mint(x: Any) -> Any:
     pooled = mint.nn.functional.max_pool2d(x, 2)
     return pooled, mint.nn.functional.avg_pool2d(x, 2)
+
+
+@CASES.of(
+    normal((1, 2, 8, 9)),
+    expected=lambda x: [
+        nn.AvgPool2d(3, 2, pad_mode="pad", padding=1)(Tensor(x)).asnumpy(),
+        nn.AvgPool2d(3, 2, pad_mode="pad", padding=1, count_include_pad=False)(Tensor(x)).asnumpy(),
+        nn.MaxPool2d(3, 2, pad_mode="pad", padding=1, ceil_mode=True)(Tensor(x)).asnumpy(),
+        ops.adaptive_avg_pool2d(Tensor(x), (3, 4)).asnumpy(),
+    ],
+)
+def of_mint_with_pads(x: Any) -> Any:
+    functional = mint.nn.functional
+    return (
+        functional.avg_pool2d(x, 3, 2, 1),
+        functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+        functional.adaptive_avg_pool2d(x, (3, 4)),
+    )
 
 
 @CASES.of(normal((2, 3, 9, 6)), refused="stood is not translated")

@@ -28,6 +28,8 @@ def nearest(x: Any) -> Any:
         ops.interpolate(x, size=(10, 8), mode="nearest"),
         ops.interpolate(x, size=(7, 9), mode="nearest"),
         ops.interpolate(x, size=(3, 2), mode="nearest"),
+        ops.interpolate(x, size=(7, 6), mode="nearest-exact"),
+        ops.interpolate(x, size=(3, 2), mode="area"),
         ops.ResizeNearestNeighbor((7, 6), align_corners=True)(x),
         ops.ResizeNearestNeighbor((7, 6))(x),
     )
@@ -65,6 +67,9 @@ def sampled_grid(x: Any, grid: Any) -> Any:
         ops.grid_sample(x, grid),
         ops.grid_sample(x, grid, align_corners=True),
         ops.grid_sample(x, grid, padding_mode="border"),
+        ops.grid_sample(x, grid, mode="nearest"),
+        ops.grid_sample(x, grid, padding_mode="reflection"),
+        ops.grid_sample(x, grid, padding_mode="reflection", align_corners=True),
     )
 
 
