@@ -98,6 +98,7 @@ def test_auto_may_miss_what_is_optional() -> None:
         (["net.w"], ["w", "b"]),
         (["x.weight"], ["x.gamma", "x.embedding_table"]),
         (["x.gamma", "x.weight"], ["y.weight", "y.gamma"]),
+        (["x.gamma", "x.weight"], ["x.weight", "x.embedding_table"]),
         ([], ["w"]),
     ],
 )

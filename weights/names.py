@@ -170,16 +170,15 @@ def _fitting(
     names: Sequence[str], wanted: Sequence[str], words: _Words, prefix: Rule
 ) -> dict[str, str]:
     """The mapping when each name leads to one wanted name that no other leads to; else nothing."""
-    left = set(wanted)
+    all_wanted = set(wanted)
     found: dict[str, str] = {}
     for name in names:
         plain = prefix.applied(name)
-        candidates = words(plain) & left if plain else set()
-        if len(candidates) != 1:
+        candidates = words(plain) & all_wanted if plain else set()
+        if len(candidates) != 1:  # of two, what the others leave would be a guess
             return {}
         found[name] = candidates.pop()
-        left.discard(found[name])
-    return found
+    return found if len(set(found.values())) == len(found) else {}
 
 
 def _same_words(name: str) -> set[str]:

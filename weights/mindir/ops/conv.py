@@ -8,6 +8,7 @@ from weightd.weights.mindir.call import Call
 from weightd.weights.mindir.ops.translation import Result, Translation
 
 _PAD_MODES = {0: "pad", 1: "same", 2: "valid"}  # mindspore::PadMode
+_BY_MODE = ("Conv1DPadding", "Conv2DPadding", "Conv3DPadding", "ConvolutionStr")
 _FORMATS = ("NCHW", "NCDHW", 0, 14)
 
 
@@ -141,46 +142,35 @@ def _beyond(
     return beyond
 
 
-def _extended(spatial: int) -> Translation:
+def _extended(call: Call) -> Result:
     """PyTorch's form: input, weight, bias, stride, padding, dilation, groups."""
-
-    def translate(call: Call) -> Result:
-        padding = call.setting(4, "padding", 0)
-        if isinstance(padding, str):
-            pads: dict[str, Any] = {"auto_pad": {"same": "SAME_UPPER"}.get(padding, "VALID")}
-        else:
-            pads = {"pads": list(widened(call.integers(4, "padding", (0,)), spatial)) * 2}
-        return call.emit(
-            "Conv",
-            call.tensor(0),
-            call.tensor(1),
-            call.tensor(2) if call.has(2) else None,
-            strides=widened(call.integers(3, "stride", (1,)), spatial),
-            dilations=widened(call.integers(5, "dilation", (1,)), spatial),
-            group=call.integer(6, "groups", 1),
-            **pads,
-        )
-
-    return translate
-
-
-def _conv_by_mode(call: Call) -> Result:
-    """PyTorch's form with padding='same' or 'valid', by number."""
-    mode = call.setting(4, "padding", "valid")
-    is_same = mode in (1, "same")
-    if mode not in (1, 2, "same", "valid"):
-        raise call.refused(f"its padding is {mode!r}")
     spatial = call.rank(0) - 2
+    strides = widened(call.integers(3, "stride", (1,)), spatial)
+    dilations = widened(call.integers(5, "dilation", (1,)), spatial)
     return call.emit(
         "Conv",
         call.tensor(0),
         call.tensor(1),
         call.tensor(2) if call.has(2) else None,
-        strides=widened(call.integers(3, "stride", (1,)), spatial),
-        dilations=widened(call.integers(5, "dilation", (1,)), spatial),
+        strides=strides,
+        dilations=dilations,
         group=call.integer(6, "groups", 1),
-        auto_pad="SAME_UPPER" if is_same else "VALID",
+        **_padding_extended(call, strides, dilations),
     )
+
+
+def _padding_extended(
+    call: Call, strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> dict[str, Any]:
+    """Numbers; or 'same' or 'valid', which operators of their own give by MindSpore's number."""
+    padding = call.setting(4, "padding", 0)
+    if call.op not in _BY_MODE and not isinstance(padding, str):
+        return {"pads": list(widened(call.integers(4, "padding", (0,)), len(strides))) * 2}
+    if padding in (1, "same"):
+        return same_pads(call, call.static_shape(1)[2:], strides, dilations)
+    if padding in (2, "valid"):
+        return {}
+    raise call.refused(f"its padding is {padding!r}")
 
 
 def _transposed_extended(call: Call) -> Result:
@@ -238,10 +228,7 @@ OPS: dict[str, Translation] = {
     "Conv3D": _conv(3, "strides"),
     **dict.fromkeys(("Conv2DTranspose", "Conv2DBackpropInput"), _transposed(2, "stride")),
     "Conv3DTranspose": _transposed(3, "strides"),
-    **{f"Conv{n}DExt": _extended(n) for n in (1, 2, 3)},
-    **dict.fromkeys(
-        ("Conv1DPadding", "Conv2DPadding", "Conv3DPadding", "ConvolutionStr"), _conv_by_mode
-    ),
+    **dict.fromkeys((*_BY_MODE, "Conv1DExt", "Conv2DExt", "Conv3DExt"), _extended),
     "ConvTranspose2D": _transposed_extended,
     "Convolution": _convolution,
     "DepthwiseConv2dNative": _depthwise,
