@@ -13,6 +13,7 @@ from weightd.errors import BadFileError, UnsupportedModelError
 from weightd.weights.mindir.schema import _classes
 from weightd.weights.mindir.source import MindirSource
 
+SPLIT = Path(__file__).parent / "data" / "split"
 CASES = Path(__file__).parent / "data" / "mindir"
 REAL = CASES / "flow" / "several_outputs.mindir"
 
@@ -92,6 +93,13 @@ def external(location: str, offset: int = 64, length: int = 12) -> Any:
     parameter.external_data.location = location.encode()
     parameter.external_data.offset, parameter.external_data.length = offset, length
     return model
+
+
+def test_a_real_file_in_two_parts_answers_as_mindspore_does() -> None:
+    with np.load(SPLIT / "net.npz") as kept, opened(SPLIT / "net_graph.mindir") as source:
+        assert source.tensors.keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+        (found,) = PrivateSession(source).run([kept["x"]])
+        np.testing.assert_allclose(found, kept["y"], rtol=0, atol=1e-6)
 
 
 def test_external_data_is_read_from_beside_the_file(path: Path) -> None:
