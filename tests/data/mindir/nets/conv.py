@@ -116,6 +116,11 @@ def cases() -> Iterator[Case]:
         normal((2, 4, 6, 5)),
     )
     yield Case("conv2d_functional", Functional, normal((1, 2, 7, 6), (3, 2, 3, 3)))
+    yield from _of_other_ranks()
+    yield from _transposed()
+
+
+def _of_other_ranks() -> Iterator[Case]:
     yield Case(
         "conv1d",
         lambda: Together(
@@ -134,6 +139,9 @@ def cases() -> Iterator[Case]:
         ),
         normal((1, 2, 4, 5, 6)),
     )
+
+
+def _transposed() -> Iterator[Case]:
     yield Case("conv2d_transposed", transposed, normal((2, 4, 5, 4)))
     yield Case(
         "conv1d_transposed",
