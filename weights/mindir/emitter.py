@@ -18,6 +18,7 @@ from weightd.weights.mindir.inference import IR_VERSION, ONNX_DTYPES, OPSET, Typ
 from weightd.weights.mindir.proto import TensorType
 from weightd.weights.mindir.values import Tensor
 
+_DISTINCT = frozenset({"Identity", "If"})  # each output of a graph has a node of its own
 _MAX_VALUES = 1_000_000
 _NAME_LENGTH = MAX_NAME_LENGTH - 32  # room for a number
 
@@ -28,6 +29,7 @@ class Emitter:
     def __init__(self, taken: Sequence[str]) -> None:
         self._names = set(taken)
         self._nodes: list[onnx.NodeProto] = []
+        self._written: dict[tuple[bytes, int], list[str]] = {}
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Tensor] = {}
         self.initializers: list[onnx.TensorProto] = []
@@ -55,15 +57,22 @@ class Emitter:
     def emit(
         self, op: str, inputs: Sequence[str], scope: str, outputs: int = 1, **attributes: Any
     ) -> list[str]:
-        """Add a node; the names of its outputs. An attribute that is None is left out."""
+        """Add a node; the names of its outputs. An attribute that is None is left out. A node that
+        stands there already is not written again: two sizes of one tensor are one value."""
+        given = {key: value for key, value in attributes.items() if value is not None}
+        node = onnx.helper.make_node(op, inputs, [], **given)
+        written = (node.SerializeToString(deterministic=True), outputs)
+        if op not in _DISTINCT and written in self._written:
+            return self._written[written]
         self._count += outputs
         if self._count > _MAX_VALUES:
             raise BadFileError(f"a graph of more than {_MAX_VALUES} values")
         names = [self.name(scope) for _ in range(outputs)]
-        given = {key: value for key, value in attributes.items() if value is not None}
-        node = onnx.helper.make_node(op, inputs, names, name=names[0], **given)
+        node.name = names[0]
+        node.output.extend(names)
         self._nodes.append(node)
         self._types.infer(node)
+        self._written[written] = names
         return names
 
     def constant(self, array: Array, scope: str = "constant") -> Tensor:
@@ -86,6 +95,7 @@ class Emitter:
     def branch(self, name: str, outputs: list[Tensor]) -> Iterator[onnx.GraphProto]:
         """A graph of its own for what is emitted meanwhile. `outputs` is read at the end."""
         outer, self._nodes = self._nodes, []
+        written, self._written = self._written, dict(self._written)
         graph = onnx.GraphProto(name=name)
         try:
             yield graph
@@ -93,6 +103,7 @@ class Emitter:
             graph.output.extend(value_info(output.name, output) for output in outputs)
         finally:
             self._nodes = outer
+            self._written = written
 
     def model(
         self,

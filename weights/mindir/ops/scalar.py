@@ -19,11 +19,14 @@ Number = bool | int | float
 
 
 def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
-    """A sum, product, comparison of two whole numbers."""
+    """A sum or product of two numbers, or a comparison of whole ones."""
 
     def translate(call: Call) -> Result:
         if all(isinstance(value, Number) for value in call.args[:2]):
             return known(*call.args[:2])
+        dtype = call.out.dtype
+        if "float" in dtype:
+            return call.emit(op, call.operand(0, dtype), call.operand(1, dtype))
         return call.emit(op, *_whole(call))
 
     return translate
@@ -32,7 +35,7 @@ def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
 def _whole(call: Call) -> tuple[Tensor, Tensor]:
     for value in call.args[:2]:
         if isinstance(value, float) or (isinstance(value, Tensor) and "float" in value.dtype):
-            raise call.refused("only whole numbers are computed while the model runs")
+            raise call.refused("only whole numbers are divided or compared while the model runs")
     return call.scalar(call.args[0], "it"), call.scalar(call.args[1], "it")
 
 
@@ -57,9 +60,28 @@ def _mod(call: Call) -> Result:
 
 
 def _div(call: Call) -> Result:
+    """A quotient of whole numbers is rounded once, to the result's dtype."""
     if all(isinstance(value, Number) for value in call.args[:2]):
         return _checked(call, operator.truediv)
-    raise call.refused("a quotient that is computed while the model runs is no whole number")
+    return _in_double(call, "Div")
+
+
+def _pow(call: Call) -> Result:
+    if "float" in call.out.dtype:
+        return _in_double(call, "Pow")
+    return call.emit("Pow", *_whole(call))
+
+
+def _in_double(call: Call, op: str) -> Result:
+    operands = [call.operand(index, "float64") for index in (0, 1)]
+    return call.cast(call.made(op, operands, "float64", ()), call.out.dtype)
+
+
+def _negative(call: Call) -> Result:
+    value = call.args[0]
+    if isinstance(value, Number):
+        return -value
+    return call.emit("Neg", call.tensor(0))
 
 
 def _shape(call: Call) -> Result:
@@ -173,6 +195,38 @@ def _sequence_len(call: Call) -> Result:
     return len(_sequence(call))
 
 
+def _sequence_mul(call: Call) -> Result:
+    """The same items so many times."""
+    items, count = _sequence(call), call.integer(1, "scalar")
+    call.check_size([len(items), max(count, 0)])
+    return items * count
+
+
+def _sequence_equal(call: Call) -> Result:
+    """Whether two tuples of sizes are the same. Two that are known are compared here, and what is
+    computed is the same where it is one and the same value."""
+    one, other = _sequence(call), _sequence(call, 1)
+    if len(one) != len(other):
+        return False
+    computed = []
+    for pair in zip(one, other, strict=True):
+        if not all(isinstance(value, Number | Tensor) for value in pair):
+            raise call.refused("it compares what are no numbers")
+        if any(isinstance(value, Tensor) for value in pair):
+            computed.append(pair)
+        elif pair[0] != pair[1]:
+            return False
+    return _all_equal(call, [pair for pair in computed if pair[0] != pair[1]])
+
+
+def _all_equal(call: Call, pairs: list[tuple[Value, Value]]) -> Result:
+    if not pairs:
+        return True
+    sides = [call.joined(side, "it") for side in zip(*pairs, strict=True)]
+    is_equal = call.cast(call.made("Equal", sides, "bool"), "int64")
+    return call.cast(call.made("ReduceMin", [is_equal], "int64", (), keepdims=0), "bool")
+
+
 OPS: dict[str, Translation] = {
     "ScalarAdd": _computed(operator.add, "Add"),
     "ScalarSub": _computed(operator.sub, "Sub"),
@@ -182,6 +236,8 @@ OPS: dict[str, Translation] = {
     "ScalarFloorDiv": _floor_div,
     "ScalarMod": _mod,
     "ScalarDiv": _div,
+    "ScalarPow": _pow,
+    "ScalarUsub": _negative,
     "ScalarEq": _computed(operator.eq, "Equal"),
     "ScalarGt": _computed(operator.gt, "Greater"),
     "ScalarGe": _computed(operator.ge, "GreaterOrEqual"),
@@ -199,5 +255,7 @@ OPS: dict[str, Translation] = {
     "BoolNot": _bool_not,
     "SequenceAdd": _sequence_add,
     "SequenceSlice": _sequence_slice,
+    "SequenceMul": _sequence_mul,
     **dict.fromkeys(("SequenceLen", "sequence_len"), _sequence_len),
+    **dict.fromkeys(("tuple_equal", "list_equal"), _sequence_equal),
 }

@@ -32,9 +32,17 @@ def _side_effect(call: Call) -> Result:
     )
 
 
+def _raise(call: Call) -> Result:
+    raise call.refused(
+        "the network raises an error for sizes that do not fit, which an ONNX graph cannot; export "
+        "it with fixed sizes where it compares them, or without its check"
+    )
+
+
 OPS: dict[str, Translation] = {
     **dict.fromkeys(("Load", "Depend", "Identity", "StopGradient", "TensorMove"), _same),
     **dict.fromkeys(("MakeTuple", "MakeList", "make_list", "make_tuple"), _make_tuple),
     **dict.fromkeys(("TupleGetItem", "ListGetItem"), _get_item),
+    **dict.fromkeys(("raise", "JoinedStr"), _raise),
     **dict.fromkeys(("Assign", "AssignAdd", "AssignSub"), _side_effect),
 }

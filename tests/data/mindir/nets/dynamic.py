@@ -75,10 +75,51 @@ class Classifier(nn.Cell):
         return self.dense(self.flatten(x)), self.dense(x.view(x.shape[0], -1))
 
 
+@CASES.of(growing((-2, -5, 4)), shapes=[[None, None, 4]], runs=2)
+def numbers_of_sizes(x: Any) -> Any:
+    b, s = x.shape[0], x.shape[1]
+    return (
+        x / (s / 2 - 0.25),
+        x * (b / s),
+        x * s**2,
+        x * s**0.5,
+        x + -b,
+        x[:, : (1 - b) % 3 + 1],
+        x[:, : (0 - s) // 3 + 4],
+        x.reshape((b,) + (s, 2) + (1,) * 2 + (2,)),
+    )
+
+
+class Encoder(nn.Cell):
+    """MindSpore's own layer compares the sizes that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+
+    def construct(self, x: Any) -> Any:
+        return self.layer(x)
+
+
+class Checked(nn.Cell):
+    def construct(self, x: Any, y: Any) -> Any:
+        if x.shape != y.shape:
+            raise ValueError(f"{x.shape} and {y.shape}")
+        return x + y
+
+
 def cases() -> Iterator[Case]:
     yield from CASES
     yield Case("classifier", Classifier, growing((-2, 1, 8, 8)), shapes=[[None, 1, 8, 8]], runs=3)
     yield Case("two_open_inputs", Sum, normal((2, 3), (2, 3)), shapes=[[None, 3], [None, 3]])
+    yield Case("encoder_of_open_sizes", Encoder, growing((-2, 3, 4)), shapes=[[None, 3, 4]], runs=2)
+    yield Case(
+        "check_of_sizes_is_refused",
+        Checked,
+        normal((2, 3), (2, 3)),
+        shapes=[[None, 3], [None, 3]],
+        refused="raises an error for sizes that do not fit",
+    )
 
 
 class Sum(nn.Cell):
