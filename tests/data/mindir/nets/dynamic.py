@@ -108,11 +108,27 @@ class Checked(nn.Cell):
         return x + y
 
 
+class CheckedAgainstItself(nn.Cell):
+    """What raises is no part of the graph where it is known that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = Checked()
+
+    def construct(self, x: Any) -> Any:
+        for _ in range(2):
+            x = self.checked(x, x)
+        return x
+
+
 def cases() -> Iterator[Case]:
     yield from CASES
     yield Case("classifier", Classifier, growing((-2, 1, 8, 8)), shapes=[[None, 1, 8, 8]], runs=3)
     yield Case("two_open_inputs", Sum, normal((2, 3), (2, 3)), shapes=[[None, 3], [None, 3]])
     yield Case("encoder_of_open_sizes", Encoder, growing((-2, 3, 4)), shapes=[[None, 3, 4]], runs=2)
+    yield Case(
+        "check_of_one_tensor", CheckedAgainstItself, growing((-2, 3)), shapes=[[None, 3]], runs=2
+    )
     yield Case(
         "check_of_sizes_is_refused",
         Checked,
