@@ -1,9 +1,11 @@
-"""What moves elements and changes none: reshapes, transposes, joins, splits, pads."""
+"""What moves elements and changes none: reshapes, transposes, joins, splits."""
+
+import math
 
 import numpy as np
 
 from weightd.weights.mindir.call import Call
-from weightd.weights.mindir.ops.translation import Result, Translation, narrowed, wide_of
+from weightd.weights.mindir.ops.translation import Result, Translation
 from weightd.weights.mindir.values import Tensor
 
 
@@ -49,10 +51,12 @@ def _squeeze(call: Call) -> Result:
     """Without the axes of size 1; without these, when some are named."""
     axes = call.integers(1, "axis", ())
     if not axes:
-        shape = call.static_shape(0)
-        axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-        if not axes:
-            return call.tensor(0)
+        axes = tuple(range(len(call.static_shape(0))))
+    shape = call.tensor(0).shape
+    if shape is not None:  # an axis that is known to be larger stays
+        axes = tuple(axis for axis in axes if shape[axis] in (1, -1))
+    if not axes:
+        return call.tensor(0)
     return call.emit("Squeeze", call.tensor(0), np.array(axes, np.int64))
 
 
@@ -148,68 +152,6 @@ def _pieces(call: Call, axis: int) -> Result:
     return [part.name for part in split(call, sizes, axis)]
 
 
-_PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "edge": "edge"}
-
-
-def _pad_v3(call: Call) -> Result:
-    """Pads from the last axis on, begin and end of each in turn."""
-    mode = _PAD_MODES.get(call.text(None, "mode", "constant"))
-    if mode is None:
-        raise call.refused(f"its mode is {call.text(None, 'mode')!r}")
-    pads = call.integers(1, "paddings")
-    if not call.flag(None, "paddings_contiguous", True):
-        half = len(pads) // 2
-        pads = tuple(n for pair in zip(pads[:half], pads[half:], strict=True) for n in pair)
-    return padded(call, pads, mode, call.args[2] if call.has(2) else 0)
-
-
-def padded(call: Call, pads: tuple[int, ...], mode: str, fill: object) -> Result:
-    """pads: of the last axis first. A negative one cuts."""
-    dtype = call.out.dtype
-    wide = wide_of(dtype)
-    rank = call.rank(0)
-    begins, ends = [0] * rank, [0] * rank
-    for number, (begin, end) in enumerate(zip(pads[0::2], pads[1::2], strict=True)):
-        begins[rank - 1 - number], ends[rank - 1 - number] = begin, end
-    inputs = [call.operand(0, wide), call.constant(np.array([*begins, *ends], np.int64))]
-    if mode == "constant":
-        if isinstance(fill, bool | int | float):
-            inputs.append(call.number_of(fill, wide))
-        else:
-            inputs.append(call.reshaped(call.operand(2, wide), []))
-    return narrowed(call, call.emit("Pad", *inputs, mode=mode), dtype)
-
-
-def _pad_pairs(call: Call) -> Result:
-    """Pads of each axis in order, as pairs."""
-    value = call.setting(1, "paddings")
-    if isinstance(value, np.ndarray):
-        value = tuple(tuple(pair) for pair in value.tolist())
-    if not isinstance(value, tuple):
-        raise call.refused("its paddings are no pairs")
-    flat = [
-        n for pair in reversed(value) if isinstance(pair, tuple) for n in pair if isinstance(n, int)
-    ]
-    if len(flat) != 2 * call.rank(0):
-        raise call.refused("its paddings are not a pair for each axis")
-    modes = {"REFLECT": "reflect", "SYMMETRIC": ""}
-    mode = "constant" if call.op == "Pad" else modes[call.text(None, "mode")]
-    if not mode:
-        raise call.refused("its mode is SYMMETRIC, which ONNX has no word for")
-    return padded(call, tuple(flat), mode, 0)
-
-
-def _pad_constant(call: Call) -> Result:
-    return padded(call, call.integers(1, "padding"), "constant", call.args[2] if call.has(2) else 0)
-
-
-def _pad_as(mode: str) -> Translation:
-    def translate(call: Call) -> Result:
-        return padded(call, call.integers(1, "padding"), mode, 0)
-
-    return translate
-
-
 def _reversed(call: Call) -> Result:
     axes = call.integers(1, "axis")
     count = len(axes)
@@ -224,19 +166,28 @@ def _reversed(call: Call) -> Result:
 
 
 def _roll(call: Call) -> Result:
-    shifts = call.integers(1, "shifts")
+    """Around the ends of these axes; around those of all elements in a row, when none is named."""
+    shifts, x, shape = call.integers(1, "shifts"), call.tensor(0), call.static_shape(0)
     if call.is_none(2, "dims"):
-        raise call.refused("it rolls all axes as one")
-    x = call.tensor(0)
+        row = _rolled(call, call.reshaped(x, [-1]), shifts[0], 0, math.prod(shape))
+        return call.reshaped(row, shape)
     for shift, axis in zip(shifts, call.integers(2, "dims"), strict=True):
-        size = call.static_shape(0)[axis]
-        at = -shift % size if size else 0
-        pieces = [
-            call.made("Slice", [x, np.array([a]), np.array([b]), np.array([axis])], x.dtype)
-            for a, b in ((at, size), (0, at))
-        ]
-        x = call.made("Concat", pieces, x.dtype, axis=axis)
+        x = _rolled(call, x, shift, axis, shape[axis])
     return x
+
+
+def _rolled(call: Call, x: Tensor, shift: int, axis: int, size: int) -> Tensor:
+    at = -shift % size if size else 0
+    pieces = [
+        call.made("Slice", [x, np.array([a]), np.array([b]), np.array([axis])], x.dtype)
+        for a, b in ((at, size), (0, at))
+    ]
+    return call.made("Concat", pieces, x.dtype, axis=axis)
+
+
+def _transposed(call: Call) -> Result:
+    """A matrix turned; a vector stays."""
+    return call.emit("Transpose", call.tensor(0), perm=list(range(call.rank(0)))[::-1])
 
 
 def _triangle(*, upper: bool) -> Translation:
@@ -274,23 +225,23 @@ def _repeat_interleave(call: Call) -> Result:
 def _meshgrid(call: Call) -> Result:
     """Each vector along an axis of its own, repeated over the others."""
     vectors = call.tensors(0)
-    names = []
-    for number, (vector, declared) in enumerate(zip(vectors, call.outs(), strict=True)):
-        shape = getattr(declared, "shape", None)
-        if shape is None or min(shape) < 0:
-            raise call.refused("the sizes of its grid are open")
-        axis = number
-        if number < 2 and call.setting(1, "indexing", "xy") in ("xy", 1):
-            axis = 1 - number
-        line = [-1 if place == axis else 1 for place in range(len(shape))]
-        names.append(call.emit("Expand", call.reshaped(vector, line), np.array(shape, np.int64)))
-    return names
+    axes = list(range(len(vectors)))  # of each vector
+    if call.setting(1, "indexing", "xy") in ("xy", 1):
+        axes[:2] = axes[1::-1]
+    sizes = [call.made("Shape", [vectors[axis]], "int64", (1,)) for axis in axes]
+    shape = call.made("Concat", sizes, "int64", (len(axes),), axis=0)
+    lines = [[-1 if place == axis else 1 for place in range(len(axes))] for axis in axes]
+    return [
+        call.emit("Expand", call.reshaped(vector, line), shape)
+        for vector, line in zip(vectors, lines, strict=True)
+    ]
 
 
 OPS: dict[str, Translation] = {
     **dict.fromkeys(("Reshape", "View"), _reshape),
     **dict.fromkeys(("Transpose", "TransposeView", "Permute"), _transpose),
     **dict.fromkeys(("TransposeExt", "TransposeExtView", "SwapAxes"), _swap_axes),
+    "TExt": _transposed,
     "Flatten": _flatten,
     "FlattenExt": _flatten_range,
     "Squeeze": _squeeze,
@@ -313,11 +264,6 @@ OPS: dict[str, Translation] = {
         ),
         _split_to_declared,
     ),
-    "PadV3": _pad_v3,
-    **dict.fromkeys(("Pad", "MirrorPad"), _pad_pairs),
-    "ConstantPadND": _pad_constant,
-    **{f"ReflectionPad{n}D": _pad_as("reflect") for n in (1, 2, 3)},
-    **{f"ReplicationPad{n}D": _pad_as("edge") for n in (1, 2, 3)},
     "ReverseV2": _reversed,
     "Roll": _roll,
     **dict.fromkeys(("Triu", "TriuExt"), _triangle(upper=True)),

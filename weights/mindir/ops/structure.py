@@ -39,8 +39,13 @@ def _raise(call: Call) -> Result:
     )
 
 
+_MOVES = (
+    *("Load", "Depend", "Identity", "StopGradient", "TensorMove"),
+    *("Contiguous", "Copy", "Clone"),
+)
+
 OPS: dict[str, Translation] = {
-    **dict.fromkeys(("Load", "Depend", "Identity", "StopGradient", "TensorMove"), _same),
+    **dict.fromkeys(_MOVES, _same),
     **dict.fromkeys(("MakeTuple", "MakeList", "make_list", "make_tuple"), _make_tuple),
     **dict.fromkeys(("TupleGetItem", "ListGetItem"), _get_item),
     **dict.fromkeys(("raise", "JoinedStr"), _raise),

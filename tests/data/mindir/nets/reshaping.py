@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import mint, nn, ops
 
-from tests.data.mindir.nets.case import Case, normal, whole
+from tests.data.mindir.nets.case import Arrays, Case, normal, whole
+from tests.data.mindir.nets.dynamic import growing
 from tests.data.mindir.nets.function import Cases
 
 CASES = Cases()
@@ -173,6 +174,31 @@ class Layers(nn.Cell):
         for layer in self.layers:
             found.append(layer(x))  # noqa: PERF401 - MindSpore parses this
         return tuple(found)
+
+
+@CASES.of(growing((-3,), (-2,)), shapes=[[None], [None]], runs=2)
+def grids_of_open_sizes(x: Any, y: Any) -> Any:
+    return ops.meshgrid(x, y), ops.meshgrid(x, y, x, indexing="ij"), ops.meshgrid(x, y, x)
+
+
+def _rolled(x: Any) -> Arrays:
+    yield np.roll(x, 5)
+    yield np.roll(x, (1, -2), (0, 1))
+
+
+@CASES.of(normal((3, 4)), expected=_rolled)
+def rolled_in_a_row(x: Any) -> Any:
+    return ops.roll(x, 5), ops.roll(x, (1, -2), (0, 1))
+
+
+@CASES.of(normal((2, 1, 3)))
+def squeezed_where_it_is_one(x: Any) -> Any:
+    return mint.squeeze(x, 0), mint.squeeze(x, (0, 1)), x.contiguous() * 2, x.copy()
+
+
+@CASES.of(normal((2, 3)), expected=lambda x: [x.T, x[0]])
+def turned(x: Any) -> Any:
+    return mint.t(x), mint.t(x[0])
 
 
 def cases() -> Iterator[Case]:
