@@ -1,9 +1,9 @@
-"""What takes elements by index: gathers, slices, masks; and puts them there."""
+"""What takes elements by index: gathers, slices, masks."""
 
 import numpy as np
 
 from weightd.weights.mindir.call import Call
-from weightd.weights.mindir.ops.translation import Result, Translation, wide_of
+from weightd.weights.mindir.ops.translation import Result, Translation
 from weightd.weights.mindir.values import Tensor, Value
 
 _LAST = np.iinfo(np.int64).max
@@ -243,52 +243,6 @@ def _written(call: Call, slices: _Slices) -> Result:
     return Tensor(x.name, x.dtype, call.out.shape) if slices.axes or slices.new else x
 
 
-def _scatter_nd(reduction: str) -> Translation:
-    """x, indices, updates: into a copy of x."""
-
-    def translate(call: Call) -> Result:
-        dtype = call.out.dtype
-        wide = _scattered_in(dtype)
-        indices = call.cast(call.tensor(1), "int64")
-        x, updates = call.operand(0, wide), call.operand(2, wide)
-        name = call.emit("ScatterND", x, indices, updates, reduction=reduction)
-        return call.cast(call.named(name, wide), dtype)
-
-    return translate
-
-
-def _scattered_in(dtype: str) -> str:
-    """The dtype in which onnxruntime adds to elements."""
-    return "float32" if dtype == "float16" else wide_of(dtype)
-
-
-def _scatter_into_zeros(call: Call) -> Result:
-    """indices, updates, shape; where an index comes twice, the sum."""
-    dtype = call.out.dtype
-    wide = _scattered_in(dtype)
-    zeros = call.made("Expand", [call.number_of(0, wide), call.vector(2)], wide)
-    indices = call.cast(call.tensor(0), "int64")
-    updates = call.operand(1, wide)
-    name = call.emit("ScatterND", zeros, indices, updates, reduction="add")
-    return call.cast(call.named(name, wide), dtype)
-
-
-def _scatter_elements(call: Call) -> Result:
-    """data, indices, updates, axis, reduce"""
-    reduce = call.setting(4, "reduction", 0)
-    reduction = {0: "none", "none": "none", 1: "add", "add": "add"}.get(reduce)
-    if reduction is None:
-        raise call.refused(f"its reduction is {reduce!r}")
-    return call.emit(
-        "ScatterElements",
-        call.tensor(0),
-        call.cast(call.tensor(1), "int64"),
-        call.cast(call.tensor(2), call.tensor(0).dtype),
-        axis=call.integer(3, "axis", 0),
-        reduction=reduction,
-    )
-
-
 def _non_zero(call: Call) -> Result:
     found = call.made("NonZero", [call.operand(0, "bool")], "int64")
     return call.cast(call.made("Transpose", [found], "int64", perm=[1, 0]), call.out.dtype)
@@ -314,13 +268,6 @@ OPS: dict[str, Translation] = {
     **dict.fromkeys(("Narrow", "NarrowView"), _narrow),
     "SelectExtView": _select_view,
     "StridedSlice": _strided_slice,
-    "TensorScatterUpdate": _scatter_nd("none"),
-    "TensorScatterAdd": _scatter_nd("add"),
-    "TensorScatterMax": _scatter_nd("max"),
-    "TensorScatterMin": _scatter_nd("min"),
-    "TensorScatterMul": _scatter_nd("mul"),
-    "ScatterNd": _scatter_into_zeros,
-    "TensorScatterElements": _scatter_elements,
     "NonZero": _non_zero,
     "MaskedSelect": _masked_select,
 }

@@ -20,6 +20,7 @@ from weightd.weights.mindir.ops import (
     reshaping,
     resize,
     scalar,
+    scatter,
     structure,
 )
 from weightd.weights.mindir.ops.translation import Result, Translation
@@ -43,6 +44,7 @@ _FAMILIES = (
     reshaping,
     resize,
     scalar,
+    scatter,
     structure,
 )
 
