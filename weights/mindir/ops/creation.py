@@ -17,8 +17,13 @@ def _filled_with(value: int) -> Translation:
     return translate
 
 
-def _filled(call: Call, value: Tensor) -> Result:
-    return call.emit("Expand", value, call.vector(0))
+def _filled(call: Call, value: Tensor, size: int = 0) -> Result:
+    return call.emit("Expand", value, call.vector(size))
+
+
+def _new(value: int) -> Translation:
+    """input, size: of the input's dtype, unless another is declared."""
+    return lambda call: _filled(call, call.number_of(value, call.out.dtype), 1)
 
 
 def _like(value: int) -> Translation:
@@ -85,7 +90,7 @@ _RANDOM = (
     *("StandardNormal", "StandardLaplace", "Gamma", "Poisson", "TruncatedNormal"),
     *("UniformReal", "UniformInt", "UniformExt", "BernoulliExt", "Multinomial", "MultinomialExt"),
     *("RandExt", "RandLikeExt", "Randn", "RandnLike", "RandInt", "RandIntLike"),
-    *("RandpermV2", "RandpermExt", "RandomShuffle", "RandomChoiceWithMask"),
+    *("Bernoulli", "RandpermV2", "RandpermExt", "RandomShuffle", "RandomChoiceWithMask"),
     *("NormalFloatFloat", "NormalFloatTensor", "NormalTensorFloat", "NormalTensorTensor"),
 )
 
@@ -96,6 +101,8 @@ OPS: dict[str, Translation] = {
     **dict.fromkeys(("OnesLike", "OnesLikeExt"), _like(1)),
     **dict.fromkeys(("FillV2", "FillScalar", "FillTensor"), _fill),
     "FullLike": _full_like,
+    "NewZeros": _new(0),
+    "NewOnes": _new(1),
     **dict.fromkeys(("Range", "Arange"), _range),
     **dict.fromkeys(("LinSpace", "LinSpaceExt"), _linspace),
     "Eye": _eye,

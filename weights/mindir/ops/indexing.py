@@ -12,8 +12,28 @@ _LAST = np.iinfo(np.int64).max
 def _gather(call: Call) -> Result:
     axis, batch_dims = call.integer(2, "axis", 0), call.integer(3, "batch_dims", 0)
     if batch_dims:
-        raise call.refused(f"batch_dims is {batch_dims}; only 0 is translated")
+        return _gather_each(call, axis, batch_dims)
     return call.emit("Gather", call.tensor(0), _indices(call, 1), axis=axis)
+
+
+def _gather_each(call: Call, axis: int, batch_dims: int) -> Result:
+    """Each of a batch by indices of its own. ONNX takes them from the axis behind the batch's,
+    and puts what they give there: the axis goes there and back."""
+    x, indices, rank = call.tensor(0), _indices(call, 1), call.rank(0)
+    axis = axis % rank
+    batch_dims = batch_dims if batch_dims >= 0 else batch_dims + call.rank(1)
+    between = list(range(batch_dims, axis))
+    order = [*range(batch_dims), axis, *between, *range(axis + 1, rank)]
+    moved = call.made("Transpose", [x], x.dtype, perm=order)
+    points = call.made("Unsqueeze", [indices, np.array([-1])], indices.dtype)
+    found = call.made(
+        "GatherND", [moved, call.cast(points, "int64")], x.dtype, batch_dims=batch_dims
+    )
+    taken = call.rank(1) - batch_dims  # axes that the indices put in the place of one
+    behind = [batch_dims + taken + number for number in range(len(between))]
+    put = range(batch_dims, batch_dims + taken)
+    last = range(batch_dims + taken + len(between), rank - 1 + taken)
+    return call.emit("Transpose", found, perm=[*range(batch_dims), *behind, *put, *last])
 
 
 def _indices(call: Call, index: int) -> Tensor:
@@ -189,16 +209,12 @@ def _slices(
             slices.dropped.append(axis)
             axis += 1
         else:
-            is_open = has["begin"][place] or has["end"][place]
-            if is_open and not _is_forward(step[place]):
-                raise call.refused(
-                    "a slice runs backwards from an open end, which MindSpore's own kernels do not "
-                    "agree on; reverse it with flip"
-                )
-            first = 0 if has["begin"][place] else begin[place]
-            last = _LAST if has["end"][place] else end[place]
+            first = None if has["begin"][place] else begin[place]
+            last = None if has["end"][place] else end[place]
             if not _is_forward(step[place]):
                 _check_within(call, axis, first, last)
+                _check_alone(call, step, has, place)
+            first, last = _from_open_ends(first, last, is_forward=_is_forward(step[place]))
             slices.add(axis, first, last, step[place])
             axis, out = axis + 1, out + 1
     return slices
@@ -206,6 +222,13 @@ def _slices(
 
 def _is_forward(step: Value) -> bool:
     return isinstance(step, int) and step > 0
+
+
+def _from_open_ends(first: Value, last: Value, *, is_forward: bool) -> tuple[Value, Value]:
+    """None: an open end, which is the first or last element, as the direction has it."""
+    if is_forward:
+        return (0 if first is None else first), (_LAST if last is None else last)
+    return (_LAST if first is None else first), (-_LAST if last is None else last)
 
 
 def _check_within(call: Call, axis: int, first: Value, last: Value) -> None:
@@ -217,6 +240,26 @@ def _check_within(call: Call, axis: int, first: Value, last: Value) -> None:
         raise call.refused(
             f"a slice runs backwards over more than the {size} elements of axis {axis}, where "
             "MindSpore itself reads what lies outside; give it bounds within the axis"
+        )
+
+
+def _check_alone(
+    call: Call, step: tuple[Value, ...], has: dict[str, list[bool]], place: int
+) -> None:
+    """MindSpore's kernel mistakes some slices that run backwards from or to an open end, when they
+    are not the only ones."""
+    is_open = has["begin"][place] or has["end"][place]
+    are_whole = (
+        has["begin"][other] and has["end"][other] and step[other] == 1
+        for other in range(len(step))
+        if other != place and not has["ellipsis"][other]
+    )
+    if is_open and not isinstance(step[place], int):
+        raise call.refused("the stride of a slice with an open end is computed")
+    if is_open and not all(are_whole):
+        raise call.refused(
+            "one slice runs backwards with an open end and another cuts too, which MindSpore's own "
+            "kernel mistakes; slice one after the other"
         )
 
 
@@ -249,10 +292,12 @@ def _non_zero(call: Call) -> Result:
 
 
 def _masked_select(call: Call) -> Result:
-    """What is left has a length that is known only then."""
+    """What is left has a length that is known only then. Each is widened to the other's shape."""
     x, mask = call.tensor(0), call.operand(1, "bool")
-    if x.shape != mask.shape:
-        raise call.refused("its mask has another shape than what it is laid on")
+    if x.shape != mask.shape or x.shape is None or -1 in x.shape:
+        shapes = [call.made("Shape", [tensor], "int64") for tensor in (mask, x)]
+        x = call.made("Expand", [x, shapes[0]], x.dtype)
+        mask = call.made("Expand", [mask, shapes[1]], "bool")
     return call.emit("Compress", x, call.reshaped(mask, [-1]))
 
 

@@ -26,6 +26,11 @@ def like_another(x: Any) -> Any:
     )
 
 
+@CASES.of(normal((2, 3)))
+def new_ones(x: Any) -> Any:
+    return x.new_zeros((2, 2)), x.new_ones((3,)) + x[0], x.new_ones((2,), dtype=ms.int32)
+
+
 @CASES.of(given([[0, 2, 3], [1, -1, 7]]))
 def one_hot(x: Any) -> Any:
     n = x.astype(ms.int32)

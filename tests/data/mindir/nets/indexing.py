@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import mint, nn, ops
 
-from tests.data.mindir.nets.case import Case, both, given, normal, whole
+from tests.data.mindir.nets.case import Arrays, Case, both, given, normal, whole
 from tests.data.mindir.nets.function import Cases
 
 CASES = Cases()
@@ -30,9 +30,20 @@ def slices(x: Any) -> Any:
     )
 
 
-@CASES.of(normal((4, 5)), refused="runs backwards from an open end")
-def slice_from_an_open_end_is_refused(x: Any) -> Any:
-    return x[:, ::-1]
+@CASES.of(normal((4, 5, 3)))
+def backwards(x: Any) -> Any:
+    """Alone, in each axis, from and to open ends."""
+    return (
+        *(x[::-1], x[:, ::-1], x[..., ::-2], x[:, ::-3]),
+        *(x[2::-1], x[:, -2::-1], x[:, :1:-1], x[..., :-3:-1], x[:, ::-1, :]),
+        x[3:0:-2, :, -1:0:-1],
+        x[::-1][:, ::2],
+    )
+
+
+@CASES.of(normal((4, 5)), refused="slice one after the other")
+def backwards_and_another_is_refused(x: Any) -> Any:
+    return x[::-1, ::2]
 
 
 @CASES.of(normal((3, 4, 5)))
@@ -117,6 +128,56 @@ def scattered_dtypes(x: Any, y: Any) -> Any:
         ops.tensor_scatter_max(x, n[1:], x[:2]),
         ops.scatter_nd(n, x, (4, 4)),
     )
+
+
+@CASES.of(both(normal((2, 3, 5, 4)), given([[0, 2], [1, 1]])))
+def each_by_its_own(x: Any, i: Any) -> Any:
+    n = i.astype(ms.int32)
+    m = ops.stack((n, 1 - n % 2, n), 1)
+    return (
+        *(ops.gather(x, n, axis, 1) for axis in (1, 2, -1)),
+        *(ops.gather(x, m, axis, 2) for axis in (2, 3)),
+        ops.gather(x, n[:, 0], 1, 1),
+    )
+
+
+@CASES.of(both(normal((2, 3, 4)), given([[[1, 0, 2, 1]], [[0, 0, 1, 2]]])))
+def put_along_an_axis(x: Any, i: Any) -> Any:
+    n = i.astype(ms.int64)
+    rows = ms.Tensor([[0], [0]], ms.int32)
+    return (
+        x.scatter(1, n, x[:, :1] * 3),
+        mint.scatter(x, 2, n, x[:, :1] * 3),
+        mint.scatter(x, 1, n, 2.5),
+        ops.tensor_scatter_sub(x, rows, x * 2),
+        ops.tensor_scatter_elements(x, n * 0, x[:, 1:2], 1, "add"),
+        ops.index_fill(x, 1, n[0, 0, :2].astype(ms.int32), 0.5),
+        ops.index_fill(x, -1, ms.Tensor(1, ms.int32), ms.Tensor(2.0, ms.float32)),
+    )
+
+
+def _added(x: Any, y: Any) -> Arrays:
+    """For which MindSpore has no kernel on a CPU."""
+    whole_rows = x.copy()
+    np.add.at(whole_rows, [2, 0, 2], y)
+    yield whole_rows
+    elements = x.copy()
+    for place, row in zip((0, 1, 0), y, strict=True):
+        elements[place] += row
+    yield elements
+
+
+@CASES.of(normal((3, 4), (3, 4)), expected=_added)
+def added_along_an_axis(x: Any, y: Any) -> Any:
+    places = ms.Tensor([[0] * 4, [1] * 4, [0] * 4], ms.int64)
+    return mint.index_add(x, 0, ms.Tensor([2, 0, 2], ms.int32), y), mint.scatter_add(
+        x, 0, places, y
+    )
+
+
+@CASES.of(normal((2, 3, 4)))
+def by_a_mask_of_another_shape(x: Any) -> Any:
+    return ops.masked_select(x, x[0] > 0), ops.masked_select(x[0], x > 0)
 
 
 @CASES.of(both(normal((3, 4)), given([[0, 3], [1, 1]]), normal((2, 2))))
