@@ -3,7 +3,7 @@
 import numpy as np
 
 from weightd.weights.mindir.call import Call
-from weightd.weights.mindir.ops.translation import Result, Translation, narrowed, wide_of
+from weightd.weights.mindir.ops.translation import Result, Translation, wide_of
 from weightd.weights.mindir.values import Tensor, Value
 
 _LAST = np.iinfo(np.int64).max
@@ -44,9 +44,22 @@ def _embedding(call: Call) -> Result:
 
 
 def _embedding_lookup(call: Call) -> Result:
-    if call.integer(2, "offset", 0):
-        raise call.refused("only an offset of 0 is translated")
-    return call.emit("Gather", call.tensor(0), _indices(call, 1), axis=0)
+    """Rows of a table, by number less an offset; zeros where there is no such row."""
+    table, dtype = call.tensor(0), call.out.dtype
+    offset = call.number_of(call.integer(2, "offset", 0), "int64")
+    row = call.made("Sub", [call.operand(1, "int64"), offset], "int64")
+    zero = call.number_of(0, "int64")
+    count = call.made("Gather", [call.made("Shape", [table], "int64"), zero], "int64")
+    is_there = call.made(
+        "And",
+        [call.made("GreaterOrEqual", [row, zero], "bool"), call.made("Less", [row, count], "bool")],
+        "bool",
+    )
+    safe = call.made("Where", [is_there, row, zero], "int64")
+    rows = call.made("Gather", [table, safe], dtype, axis=0)
+    for axis in range(call.rank(0) - 1):
+        is_there = call.made("Unsqueeze", [is_there, np.array([-1 - axis])], "bool")
+    return call.emit("Where", is_there, rows, call.number_of(0, dtype))
 
 
 def _slice(call: Call) -> Result:
@@ -120,9 +133,24 @@ def _strided_slice(call: Call) -> Result:
     has = {
         name: [bool(mask >> bit & 1) for bit in range(len(begin))] for name, mask in masks.items()
     }
-    if sum(has["ellipsis"]) > 1:
-        raise call.refused("it has two ellipses")
+    _check_masks(call, has)
     return _written(call, _slices(call, begin, end, step, has))
+
+
+def _check_masks(call: Call, has: dict[str, list[bool]]) -> None:
+    """MindSpore's kernel for the CPU heeds these two masks in its result's shape, and takes the
+    elements as if they were not there. No slice in Python's brackets has them."""
+    kinds = zip(has["ellipsis"], has["new_axis"], has["shrink_axis"], strict=True)
+    if any(sum(kind) > 1 for kind in kinds):
+        raise call.refused("two of its masks contradict each other over one place")
+    if any(has["ellipsis"][:-1]):
+        raise call.refused(
+            "its ellipsis_mask is not translated; slice with x[..., a:b] in Python's brackets"
+        )
+    if any(has["new_axis"]) and not all(has["new_axis"]):
+        raise call.refused(
+            "its new_axis_mask is not translated; slice with x[:, None] in Python's brackets"
+        )
 
 
 def _place_values(call: Call, index: int) -> tuple[Value, ...]:
@@ -156,7 +184,8 @@ def _slices(
             slices.new.append(out)
             out += 1
         elif has["shrink_axis"][place]:
-            slices.add(axis, begin[place], _one_more(call, begin[place]), 1)
+            first = 0 if has["begin"][place] else begin[place]
+            slices.add(axis, first, _one_more(call, first), 1)
             slices.dropped.append(axis)
             axis += 1
         else:
@@ -168,6 +197,8 @@ def _slices(
                 )
             first = 0 if has["begin"][place] else begin[place]
             last = _LAST if has["end"][place] else end[place]
+            if not _is_forward(step[place]):
+                _check_within(call, axis, first, last)
             slices.add(axis, first, last, step[place])
             axis, out = axis + 1, out + 1
     return slices
@@ -175,6 +206,18 @@ def _slices(
 
 def _is_forward(step: Value) -> bool:
     return isinstance(step, int) and step > 0
+
+
+def _check_within(call: Call, axis: int, first: Value, last: Value) -> None:
+    """MindSpore's kernel does not clip a slice that runs backwards: it reads what lies outside."""
+    shape = call.tensor(0).shape
+    size = shape[axis] if shape is not None and axis < len(shape) else -1
+    bounds = [bound for bound in (first, last) if isinstance(bound, int)]
+    if size >= 0 and not all(-size <= bound < max(size, 1) for bound in bounds):
+        raise call.refused(
+            f"a slice runs backwards over more than the {size} elements of axis {axis}, where "
+            "MindSpore itself reads what lies outside; give it bounds within the axis"
+        )
 
 
 def _one_more(call: Call, begin: Value) -> Value:
@@ -205,23 +248,29 @@ def _scatter_nd(reduction: str) -> Translation:
 
     def translate(call: Call) -> Result:
         dtype = call.out.dtype
-        wide = wide_of(dtype)
+        wide = _scattered_in(dtype)
         indices = call.cast(call.tensor(1), "int64")
         x, updates = call.operand(0, wide), call.operand(2, wide)
         name = call.emit("ScatterND", x, indices, updates, reduction=reduction)
-        return narrowed(call, name, dtype)
+        return call.cast(call.named(name, wide), dtype)
 
     return translate
+
+
+def _scattered_in(dtype: str) -> str:
+    """The dtype in which onnxruntime adds to elements."""
+    return "float32" if dtype == "float16" else wide_of(dtype)
 
 
 def _scatter_into_zeros(call: Call) -> Result:
     """indices, updates, shape; where an index comes twice, the sum."""
     dtype = call.out.dtype
-    wide = wide_of(dtype)
+    wide = _scattered_in(dtype)
     zeros = call.made("Expand", [call.number_of(0, wide), call.vector(2)], wide)
     indices = call.cast(call.tensor(0), "int64")
     updates = call.operand(1, wide)
-    return narrowed(call, call.emit("ScatterND", zeros, indices, updates, reduction="add"), dtype)
+    name = call.emit("ScatterND", zeros, indices, updates, reduction="add")
+    return call.cast(call.named(name, wide), dtype)
 
 
 def _scatter_elements(call: Call) -> Result:
@@ -241,7 +290,7 @@ def _scatter_elements(call: Call) -> Result:
 
 
 def _non_zero(call: Call) -> Result:
-    found = call.made("NonZero", [call.tensor(0)], "int64")
+    found = call.made("NonZero", [call.operand(0, "bool")], "int64")
     return call.cast(call.made("Transpose", [found], "int64", perm=[1, 0]), call.out.dtype)
 
 
