@@ -192,6 +192,16 @@ def test_mindspores_words_are_published_into_a_model_with_pytorchs(
     assert predicted(daemon, "norm").tobytes() == predicted(daemon, "wanted").tobytes()
 
 
+@pytest.mark.parametrize(("prefix", "rules"), [("", []), ("module.", ["auto"])])
+def test_what_no_name_would_mend_is_refused_without_the_hint(
+    lenet: Daemon, prefix: str, rules: list[str]
+) -> None:
+    weights = weights_of(EARLY, prefix) | {f"{prefix}fc3.bias": np.zeros(11, np.float32)}
+    with pytest.raises(MismatchError, match=r"other shape: fc3.bias \(new: \(11,\)") as refusal:
+        lenet.client.publish("lenet", weights, names=rules)
+    assert "--map" not in str(refusal.value)
+
+
 def test_a_training_checkpoint_is_published_without_its_optimizer(lenet: Daemon) -> None:
     final = weights_of(FINAL)
     training = weights_of(EARLY) | {f"moments.{n}": a for n, a in final.items()}
