@@ -202,6 +202,13 @@ def test_what_no_name_would_mend_is_refused_without_the_hint(
     assert "--map" not in str(refusal.value)
 
 
+def test_a_refusal_that_names_long_names_arrives(lenet: Daemon) -> None:
+    """A report of the stager's is one packet, and such a name takes three bytes a sign."""
+    names = {f"{'名' * 300}{number}": np.zeros(1, np.float32) for number in range(6)}
+    with pytest.raises(MismatchError, match="名"):
+        lenet.client.publish("lenet", names)
+
+
 def test_a_training_checkpoint_is_published_without_its_optimizer(lenet: Daemon) -> None:
     final = weights_of(FINAL)
     training = weights_of(EARLY) | {f"moments.{n}": a for n, a in final.items()}
