@@ -153,19 +153,29 @@ def _renamed(job: Job, source: Source, live: LiveVersion | None) -> dict[str, st
     return renamed
 
 
-def _check_fit(parameters: tuple[Parameter, ...], base: Manifest) -> None:
+def _check_fit(job: Job, parameters: tuple[Parameter, ...], base: Manifest) -> None:
     """MismatchError, which says so where a rule would help."""
-    wanted = [parameter.name for parameter in base.parameters]
     try:
         check_parameters_fit(parameters, base.parameters, optional=base.constants, model=base.model)
     except MismatchError as error:
-        try:
-            mapped([AUTO], [p.name for p in parameters], wanted, base.constants)
-        except MismatchError:
-            raise error from None
+        if job.names or not _fits_by_auto(parameters, base):
+            raise
         raise MismatchError(
             f"{error}; the names differ by a rule: see it with --map auto --dry-run"
         ) from None
+
+
+def _fits_by_auto(parameters: tuple[Parameter, ...], base: Manifest) -> bool:
+    wanted = [parameter.name for parameter in base.parameters]
+    try:
+        names = mapped([AUTO], [p.name for p in parameters], wanted, base.constants)
+        renamed = [
+            msgspec.structs.replace(p, name=names[p.name]) for p in parameters if names[p.name]
+        ]
+        check_parameters_fit(renamed, base.parameters, optional=base.constants, model=base.model)
+    except MismatchError:
+        return False
+    return True
 
 
 def _draft(job: Job, source: Source, live: LiveVersion | None) -> Manifest:
@@ -173,7 +183,7 @@ def _draft(job: Job, source: Source, live: LiveVersion | None) -> Manifest:
     parameters = source.parameters
     base = live.manifest if live is not None else None
     if base is not None:
-        _check_fit(parameters, base)
+        _check_fit(job, parameters, base)
         if source.graph is not None:
             check_ports_fit("inputs", source.inputs, base.inputs, model=base.model)
             check_ports_fit("outputs", source.outputs, base.outputs, model=base.model)

@@ -64,7 +64,8 @@ def main() -> int:
         staged = build(job, reporter.progress, _allow_memory)
     except WeightdError as error:
         code, text = to_wire(error)
-        reporter.final(protocol.Failed(code, text[:_TEXT_NBYTES]))
+        cut = text.encode()[:_TEXT_NBYTES].decode(errors="ignore")  # not in the middle of a sign
+        reporter.final(protocol.Failed(code, cut))
         return _REFUSED_STATUS
     except MemoryError:
         text = (

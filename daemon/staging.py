@@ -25,6 +25,7 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
 from weightd.weights.manifest import Manifest, read_manifest
+from weightd.weights.names import rules_of
 from weightd.weights.share import check_shared
 
 log = logging.getLogger("weightd.staging")
@@ -218,6 +219,8 @@ class Staging:
                 )
             if not _is_asked_for(order.engine, manifest):
                 raise StagingError(f"the stager of {order.model!r} used another engine than asked")
+            if not _is_named_as_asked(order.names, manifest):
+                raise StagingError(f"the stager of {order.model!r} gave other names than asked")
             older = self._older_segments(manifest, base_segments)
         except WeightdError:
             segment.close()
@@ -254,6 +257,14 @@ def _is_asked_for(engine: protocol.Engine, manifest: Manifest) -> bool:
     if manifest.layout == "tensors":
         return found == ""
     return found in ((engine,) if engine else protocol.AUTOMATIC)
+
+
+def _is_named_as_asked(rules: tuple[str, ...], manifest: Manifest) -> bool:
+    """By these rules, and to names of the model's: whoever published is shown them."""
+    if rules_of(manifest.stamp) != rules or (manifest.renamed and not rules):
+        return False
+    new = set(filter(None, manifest.renamed.values()))
+    return new <= {parameter.name for parameter in manifest.parameters}
 
 
 def _adopt_read_only(fd: int) -> Segment:

@@ -43,8 +43,8 @@ def test_a_killed_worker_releases_what_it_held_and_the_others_go_on(lenet: Daemo
         attached(lenet, two)
         assert leases(lenet) == {1: 2}
         os.kill(two.pid, signal.SIGKILL)
-        wait_until(lambda: leases(lenet) == {1: 1})
-        assert lenet.client.status().models["lenet"].allowed_pids == (one.pid,)
+        wait_until(lambda: leases(lenet) == {1: 1})  # by its connection; the whitelist by its pidfd
+        wait_until(lambda: lenet.client.status().models["lenet"].allowed_pids == (one.pid,))
         assert digest(one) == answer
 
 

@@ -119,7 +119,7 @@ def test_a_damaged_file_is_read_or_refused(
 @pytest.mark.stress
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=100)
 @given(changes=damages)
 def test_a_damaged_file_is_read_or_refused_many_times(
     tmp_path: Path, seed: str, changes: list[tuple[str, float, object]]

@@ -91,7 +91,7 @@ def test_a_graph_with_changed_nodes_is_translated_or_refused(tmp_path: Path, blo
 
 @pytest.mark.stress
 @pytest.mark.slow
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", range(2))
 def test_many_graphs_with_changed_nodes_are_translated_or_refused(
     tmp_path: Path, block: int
 ) -> None:

@@ -1,6 +1,7 @@
 """Names of a file that become a model's by explicit rules."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def test_a_rule_that_fits_nothing_is_a_mistake() -> None:
         mapped(["c.*=*"], NAMES, NAMES)
 
 
+def test_a_rule_behind_one_that_takes_all_of_its_names_is_told_so() -> None:
+    with pytest.raises(MismatchError, match=r"a.weight=x comes too late: the rules before it"):
+        mapped(["a.*=*", "a.weight=x"], NAMES, NAMES)
+
+
+def test_a_rule_that_renames_never_leaves_out() -> None:
+    assert mapped(["a*=*"], ["a", "ab"], []) == {"a": "a", "ab": "b"}
+
+
 def test_two_tensors_never_become_one() -> None:
     with pytest.raises(MismatchError, match="would be called 'x'"):
         mapped(["a.weight=x", "b.weight=x"], NAMES, NAMES)
@@ -81,14 +91,32 @@ def test_auto_leaves_out_what_pytorch_counts() -> None:
     assert mapped(["auto"], names, MINDSPORE)["bn.num_batches_tracked"] == ""
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_auto_keeps_what_pytorch_counts_where_the_model_has_it(prefix: str) -> None:
+    wanted = [*TORCH, "bn.num_batches_tracked"]
+    names = [prefix + name for name in wanted]
+    assert mapped(["auto"], names, wanted) == dict(zip(names, wanted, strict=True))
+
+
+def test_auto_has_nothing_to_do_where_rules_take_every_name() -> None:
+    assert mapped(["net.*=*", "auto"], ["net.w"], ["w"]) == {"net.w": "w"}
+
+
 def test_auto_takes_what_rules_leave() -> None:
     names = ["net.w", "net.b", "moments.w", "learning_rate"]
     found = mapped(["moments.*=", "learning_rate=", "auto"], names, ["w", "b"])
     assert found == {"net.w": "w", "net.b": "b", "moments.w": "", "learning_rate": ""}
 
 
-def test_auto_may_miss_what_is_optional() -> None:
-    assert mapped(["auto"], ["net.w"], ["w", "shape"], ["shape"]) == {"net.w": "w"}
+@pytest.mark.parametrize(("old", "new"), [("net.w", "w"), ("w", "net.w")])
+def test_auto_may_miss_what_is_optional(old: str, new: str) -> None:
+    assert mapped(["auto"], [old], [new, "shape"], ["shape"]) == {old: new}
+
+
+def test_auto_takes_none_of_two_prefixes_that_fit() -> None:
+    names, wanted = ["x.x.w", "x.x.x.w"], ["w", "x.w", "x.x.w"]
+    with pytest.raises(MismatchError, match=r"in several ways: x.x.w could be x.w or w"):
+        mapped(["auto"], names, wanted, ["w", "x.x.w"])
 
 
 @pytest.mark.parametrize(
@@ -105,6 +133,14 @@ def test_auto_may_miss_what_is_optional() -> None:
 def test_auto_never_guesses(names: list[str], wanted: list[str]) -> None:
     with pytest.raises(MismatchError, match=r"auto finds no names that fit.*--map 'moments"):
         mapped(["auto"], names, wanted)
+
+
+def test_a_hundred_thousand_names_that_do_not_fit_are_refused_at_once() -> None:
+    count = 100_000
+    start_s = time.process_time()
+    with pytest.raises(MismatchError, match="and 99995 more"):
+        mapped(["auto"], [f"a.{i}.w" for i in range(count)], [f"b.{i}.x" for i in range(count)])
+    assert time.process_time() - start_s < 5
 
 
 # --- through a daemon --------------------------------------------------------------------
@@ -154,6 +190,23 @@ def test_mindspores_words_are_published_into_a_model_with_pytorchs(
     daemon.client.publish("norm", new, names=["auto"], on_renamed=seen.update)
     assert seen == dict(zip(MINDSPORE[:4], TORCH[:4], strict=True))
     assert predicted(daemon, "norm").tobytes() == predicted(daemon, "wanted").tobytes()
+
+
+@pytest.mark.parametrize(("prefix", "rules"), [("", []), ("module.", ["auto"])])
+def test_what_no_name_would_mend_is_refused_without_the_hint(
+    lenet: Daemon, prefix: str, rules: list[str]
+) -> None:
+    weights = weights_of(EARLY, prefix) | {f"{prefix}fc3.bias": np.zeros(11, np.float32)}
+    with pytest.raises(MismatchError, match=r"other shape: fc3.bias \(new: \(11,\)") as refusal:
+        lenet.client.publish("lenet", weights, names=rules)
+    assert "--map" not in str(refusal.value)
+
+
+def test_a_refusal_that_names_long_names_arrives(lenet: Daemon) -> None:
+    """A report of the stager's is one packet, and such a name takes three bytes a sign."""
+    names = {f"{'名' * 300}{number}": np.zeros(1, np.float32) for number in range(6)}
+    with pytest.raises(MismatchError, match="名"):
+        lenet.client.publish("lenet", names)
 
 
 def test_a_training_checkpoint_is_published_without_its_optimizer(lenet: Daemon) -> None:

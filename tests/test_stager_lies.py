@@ -60,7 +60,9 @@ def live() -> Filled:
     return Filled(LIVE, (Segment.adopt(keep),))
 
 
-def outcome_of(loop: Loop, program: str, *, base: Filled | None = None) -> Outcome:
+def outcome_of(
+    loop: Loop, program: str, *, base: Filled | None = None, names: tuple[str, ...] = ()
+) -> Outcome:
     """What the daemon makes of a stager that runs this program."""
     outcomes: list[Outcome] = []
 
@@ -69,7 +71,9 @@ def outcome_of(loop: Loop, program: str, *, base: Filled | None = None) -> Outco
         loop.stop()
 
     file_fd = os.open(LENET, os.O_RDONLY)
-    order = Order("m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0)
+    order = Order(
+        "m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0, names=names
+    )
     argv = [sys.executable, "-c", LIAR + program]
     Staging(loop, order, lambda _: None, done, stager=argv)
     loop.run()
@@ -92,6 +96,8 @@ OTHER_MODEL = msgspec.structs.replace(HONEST, model="n")
 OTHER_NUMBER = msgspec.structs.replace(HONEST, version=3)
 OTHER_SIZE = msgspec.structs.replace(HONEST, segments=(2 * PAGE,))
 OTHER_ENGINE = msgspec.structs.replace(HONEST, stamp={"engine": "plain"})
+RENAMED = msgspec.structs.replace(HONEST, renamed={"net.w": "w"})
+OTHER_RULES = msgspec.structs.replace(HONEST, stamp={"engine": "", "names": "net.*=*"})
 NO_STAMP = msgspec.structs.replace(HONEST, stamp={})
 STAGED = "report(protocol.Staged(8192))"
 LIES = {
@@ -106,6 +112,8 @@ LIES = {
     "other size": (f"fill({page(OTHER_SIZE)!r}); {STAGED}", BadManifestError, "this one has 8192"),
     "other engine": (f"fill({page(OTHER_ENGINE)!r}); {STAGED}", StagingError, "another engine"),
     "no stamp": (f"fill({page(NO_STAMP)!r}); {STAGED}", StagingError, "another engine"),
+    "names unasked": (f"fill({page(RENAMED)!r}); {STAGED}", StagingError, "other names than asked"),
+    "other rules": (f"fill({page(OTHER_RULES)!r}); {STAGED}", StagingError, "other names than"),
     "no report": (f"fill({page(HONEST)!r})", StagingError, "status 0 and no result"),
     "bad status": (f"fill({page(HONEST)!r}); {STAGED}; sys.exit(7)", StagingError, "status 7"),
     "nonsense": ("os.write(int(sys.argv[-1]), b'hello')", StagingError, "reported nonsense"),
@@ -129,6 +137,25 @@ def test_parameters_that_do_not_fit_the_live_version_are_refused(loop: Loop) -> 
     outcome = outcome_of(loop, program, base=base)
     base.segments[0].close()
     assert isinstance(outcome, MismatchError)
+
+
+@pytest.mark.parametrize(("new", "is_believed"), [("w", True), ("", True), ("x", False)])
+def test_a_name_that_the_model_does_not_have_is_shown_to_nobody(
+    loop: Loop, new: str, is_believed: bool
+) -> None:
+    rules = ("net.*=*",)
+    stamp = {"engine": "", "names": rules[0]}
+    manifest = msgspec.structs.replace(
+        HONEST, parameters=LIVE.parameters, stamp=stamp, renamed={"net.w": new}
+    )
+    base = live()
+    outcome = outcome_of(loop, f"fill({page(manifest)!r}); {STAGED}", base=base, names=rules)
+    base.segments[0].close()
+    if is_believed:
+        assert isinstance(outcome, Filled)
+        outcome.segments[0].close()
+    else:
+        assert isinstance(outcome, StagingError)
 
 
 SHARING = msgspec.structs.replace(HONEST, segments=(PAGE, PAGE))

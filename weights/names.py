@@ -30,8 +30,6 @@ _WORDS = (
 _COUNTERS = "num_batches_tracked"  # PyTorch counts batches; nothing needs it to predict
 _NAMED = 5
 
-_Words = Callable[[str], set[str]]
-
 
 class Rule(NamedTuple):
     """One rule. new "": leave out."""
@@ -39,15 +37,23 @@ class Rule(NamedTuple):
     old: str
     new: str
 
+    def __str__(self) -> str:
+        return f"{self.old}={self.new}"
+
     def applied(self, name: str) -> str | None:
-        """The new name; None where the rule does not fit."""
+        """The new name; None where the rule does not fit, or would leave nothing of the name."""
         before, star, after = self.old.partition("*")
         if not star:
             return self.new if name == self.old else None
         fits = name.startswith(before) and name.endswith(after)
         if not fits or len(name) < len(before) + len(after):
             return None
-        return self.new.replace("*", name[len(before) : len(name) - len(after)], 1)
+        new = self.new.replace("*", name[len(before) : len(name) - len(after)], 1)
+        return new if new or not self.new else None  # "" would leave it out without being told to
+
+
+_Words = Callable[[str], set[str]]
+_AS_IS = Rule("*", "*")
 
 
 def rules_text(rules: Iterable[str]) -> str:
@@ -102,7 +108,7 @@ def mapped(
     return renamed
 
 
-def _by_rules(rules: Sequence[Rule], names: Iterable[str]) -> dict[str, str]:
+def _by_rules(rules: Sequence[Rule], names: Collection[str]) -> dict[str, str]:
     unused = set(rules)
     found: dict[str, str] = {}
     for name in names:
@@ -114,9 +120,12 @@ def _by_rules(rules: Sequence[Rule], names: Iterable[str]) -> dict[str, str]:
                 break
     if unused:
         rule = next(rule for rule in rules if rule in unused)
-        raise MismatchError(
-            f"the rule {rule.old}={rule.new} fits none of the names: {_first(names)}"
-        )
+        if any(rule.applied(name) is not None for name in names):
+            raise MismatchError(
+                f"the rule {rule} comes too late: the rules before it take every name that it "
+                "fits; move it forward, or leave it away"
+            )
+        raise MismatchError(f"the rule {rule} fits none of the names: {_first(names)}")
     return found
 
 
@@ -130,25 +139,45 @@ def _check_apart(renamed: Mapping[str, str]) -> None:
 
 def _found(names: Sequence[str], wanted: Sequence[str], optional: frozenset[str]) -> dict[str, str]:
     """What auto finds; the first of its ways by which every wanted name is found once."""
-    dropped = {name: "" for name in names if name.rpartition(".")[2] == _COUNTERS}
+    counters = [] if any(map(_is_counter, wanted)) else [n for n in names if _is_counter(n)]
+    dropped = dict.fromkeys(counters, "")
     names = [name for name in names if name not in dropped]
+    required = set(wanted) - optional
     for words in (_same_words, _other_words):
-        for prefix in _prefix_rules(names, wanted):
-            found = _fitting(names, wanted, words, prefix)
-            if found and optional.issuperset(set(wanted) - set(found.values())):
-                return found | dropped
+        for prefixes in ([_AS_IS], _prefix_rules(names, [n for n in wanted if n in required])):
+            found = [_fitting(names, frozenset(wanted), words, prefix) for prefix in prefixes]
+            fits = [fit for fit in found if fit is not None and not required - set(fit.values())]
+            if fits:
+                return _only(fits) | dropped
+    both = set(names) & set(wanted)
     raise MismatchError(
         "auto finds no names that fit: only in the file: "
-        f"{_first(n for n in names if n not in set(wanted))}; only in the model: "
-        f"{_first(n for n in wanted if n not in set(names))}. Say which are to be left out "
+        f"{_first(n for n in names if n not in both)}; only in the model: "
+        f"{_first(n for n in wanted if n not in both)}. Say which are to be left out "
         "(--map 'moments.*='), or give rules (--map OLD=NEW)"
     )
 
 
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == _COUNTERS
+
+
+def _only(fits: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The one fit; MismatchError when there are several."""
+    one = fits[0]
+    for other in fits[1:]:
+        for name in one:
+            if one[name] != other[name]:
+                raise MismatchError(
+                    f"auto finds names that fit in several ways: {name} could be {one[name]} or "
+                    f"{other[name]}; say which by a rule (--map OLD=NEW)"
+                )
+    return one
+
+
 def _prefix_rules(names: Sequence[str], wanted: Sequence[str]) -> list[Rule]:
-    """Ways to take a prefix away or to add one, the plainest first."""
+    """Ways to take a prefix away or to add one."""
     return [
-        Rule("*", "*"),
         *(Rule(f"{prefix}*", "*") for prefix in _prefixes(names)),
         *(Rule("*", f"{prefix}*") for prefix in _prefixes(wanted)),
     ]
@@ -167,18 +196,17 @@ def _prefixes(names: Sequence[str]) -> list[str]:
 
 
 def _fitting(
-    names: Sequence[str], wanted: Sequence[str], words: _Words, prefix: Rule
-) -> dict[str, str]:
-    """The mapping when each name leads to one wanted name that no other leads to; else nothing."""
-    all_wanted = set(wanted)
+    names: Sequence[str], wanted: frozenset[str], words: _Words, prefix: Rule
+) -> dict[str, str] | None:
+    """The mapping when each name leads to one wanted name that no other leads to."""
     found: dict[str, str] = {}
     for name in names:
         plain = prefix.applied(name)
-        candidates = words(plain) & all_wanted if plain else set()
+        candidates = words(plain) & wanted if plain else set()
         if len(candidates) != 1:  # of two, what the others leave would be a guess
-            return {}
+            return None
         found[name] = candidates.pop()
-    return found if len(set(found.values())) == len(found) else {}
+    return found if len(set(found.values())) == len(found) else None
 
 
 def _same_words(name: str) -> set[str]:

@@ -10,7 +10,7 @@ import onnx
 # protobuf's types are a package of their own, types-protobuf; either way will do.
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
-from weightd.errors import BadFileError
+from weightd.errors import BadFileError, UnsupportedModelError
 from weightd.weights.about import Said
 from weightd.weights.dtypes import name_fault, tensor_fault
 from weightd.weights.entries import Port
@@ -47,6 +47,12 @@ def parse_model(raw: bytes, file_name: str) -> onnx.ModelProto:
         model: onnx.ModelProto = onnx.ModelProto.FromString(raw)
     except (DecodeError, ValueError) as error:
         raise BadFileError(f"{file_name} is not a valid ONNX model: {error}") from error
+    # MindSpore's operators in ONNX's messages: of no operator set.
+    if model.producer_name == "MindSpore" and not model.opset_import:
+        raise UnsupportedModelError(
+            f"{file_name} is MindIR of MindSpore 1.0 or older, which is not read; export the "
+            "network again with a newer MindSpore, as MindIR or as ONNX, or load its checkpoint"
+        )
     return model
 
 

@@ -2,7 +2,7 @@
 
 file ──scan──► parameters' places        ──────────────────────────► Source.tensors
      └───────► the rest, some kilobytes ──schema──► proto
-                                          ──graph──► Graph, Node     (legacy.py: of MindSpore 1.x)
+                                          ──graph──► Graph, Node     (legacy*.py: of MindSpore 1)
                                           ──translator + ops/──────► Source.graph: ONNX
 
 schema.py       the messages that are read, declared for the protobuf library

@@ -1,7 +1,8 @@
 """A MindIR file's graphs and nodes as types: parsed once, checked, and trusted from there on.
 
-Two dialects become one. Since MindSpore 2 a node names a primitive of the model's table
-(REF::Conv2D:4); in MindSpore 1 it has the operator's name and attributes itself (legacy.py).
+Two dialects become one. Since MindSpore 1.7 a node names a primitive of the model's table
+(REF::Conv2D:4); before, it has the operator's name and attributes itself (legacy.py). Operators and
+attributes have today's names, whichever version wrote the file (legacy_names.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from weightd.errors import BadFileError
 from weightd.weights.mindir import legacy
+from weightd.weights.mindir.legacy_names import attributes_of, legacy_operator_of, operator_of
 from weightd.weights.mindir.proto import (
     Constant,
     Type,
@@ -20,7 +22,7 @@ from weightd.weights.mindir.proto import (
 
 _REFERENCE = "REF::"
 _CONSTANT = "Constant"
-_DECLARED = "shape"  # the attribute that declares the type of a node's value
+_DECLARED = b"shape"  # the attribute that declares the type of a node's value
 
 
 class Node(NamedTuple):
@@ -118,7 +120,7 @@ class _Parser:
         of = f"{self._file_name}: input {name[-64:]!r}"
         if value.tensor:
             return name, tensor_types(value.tensor, of)
-        return name, type_of(value.attr_info, of)
+        return name, _type_of(value.attr_info, of)
 
     def _node(self, proto: Any) -> Node | None:
         """None for a constant, which is kept apart."""
@@ -136,21 +138,22 @@ class _Parser:
             callee=callee,
             inputs=tuple(self._text(name, f"{of}: an input") for name in proto.input),
             output=outputs[0],
-            attributes=self._attributes(listed, of),
+            attributes=attributes_of(op, self._attributes(listed, of)),
             type=self._declared(proto.attribute, of),
             scope=self._text(proto.domain or proto.name, f"{of}: its scope"),
         )
 
     def _operator(self, op_type: str, own: Iterable[Any]) -> tuple[str, str, list[Any]]:
         """The operator, or what is called instead, and where its attributes are listed."""
+        settings = [attribute for attribute in own if not _declares_type(attribute)]
         if not op_type.startswith(_REFERENCE):
-            return op_type, "", list(own)
+            return legacy_operator_of(op_type), "", settings
         name = op_type.removeprefix(_REFERENCE)
         primitive = self._primitives.get(name)
         if primitive is None:
             return "", name, []
         op = self._text(primitive.op_type, f"primitive {name!r}")
-        return op, "", [*primitive.attribute, *own]
+        return operator_of(op), "", [*primitive.attribute, *settings]
 
     def _add_constant(self, name: str, proto: Any, of: str) -> None:
         values = [a for a in proto.attribute if a.name == b"value"] or list(proto.attribute)
@@ -165,7 +168,7 @@ class _Parser:
         return {
             name: self._constant(attribute, f"{of}: attribute {name[:64]!r}")
             for attribute in listed
-            if (name := self._text(attribute.name, f"{of}: an attribute")) not in ("", _DECLARED)
+            if (name := self._text(attribute.name, f"{of}: an attribute"))
         }
 
     def _constant(self, attribute: Any, of: str) -> Constant:
@@ -175,11 +178,20 @@ class _Parser:
 
     def _declared(self, attributes: Iterable[Any], of: str) -> Type:
         for attribute in attributes:
-            if legacy.declares_type(attribute):
-                return legacy.type_of(attribute, of)
-            if attribute.name == _DECLARED.encode():
-                return type_of(attribute, of)
+            if _declares_type(attribute):
+                return _type_of(attribute, of)
         return None
 
     def _text(self, raw: bytes, what: str) -> str:
         return text_of(raw, f"{self._file_name}: {what}")
+
+
+def _declares_type(attribute: Any) -> bool:
+    """Of a node's own attributes; an operator may have one that is called "shape", too."""
+    if legacy.is_legacy(attribute):
+        return legacy.declares_type(attribute)
+    return bool(attribute.name == _DECLARED)
+
+
+def _type_of(attribute: Any, of: str) -> Type:
+    return (legacy.type_of if legacy.is_legacy(attribute) else type_of)(attribute, of)

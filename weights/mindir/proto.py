@@ -36,7 +36,8 @@ DTYPES = {
 }
 
 # AttributeProto.AttributeType
-_FLOAT, _STRING, _BOOL, _DOUBLE = 1, 8, 9, 11
+BOOL = 9
+_FLOAT, _STRING, _DOUBLE = 1, 8, 11
 _INTEGERS = frozenset({2, 3, 4, 5, 6, 7, 12, 13})
 _TENSOR, _TENSORS, _TUPLE, _LIST = 17, 19, 20, 21
 _UMONAD, _IOMONAD, _NONE, _TYPE_NULL, _SCALAR = 23, 24, 25, 36, 39
@@ -63,9 +64,10 @@ class Monad:
 
 @dataclass(frozen=True)
 class Opaque:
-    """A constant of a kind that nothing here needs: refused by whoever uses it."""
+    """A constant of a kind that nothing here needs: refused by whoever uses it. kind: its number,
+    or what MindSpore 1 says of it."""
 
-    kind: int
+    kind: int | str
 
 
 # A tensor without bytes says a type, and so does TensorType as a constant.
@@ -131,12 +133,13 @@ def constant_of(attribute: Any, of: str) -> Constant:
         return Monad()
     if kind in (_NONE, _TYPE_NULL):
         return None
-    return _scalar_of(attribute, of)
+    return scalar_of(attribute, of)
 
 
-def _scalar_of(attribute: Any, of: str) -> Constant:
+def scalar_of(attribute: Any, of: str) -> Constant:
+    """The value of an attribute that is a number or text."""
     match attribute.type:
-        case n if n == _BOOL:
+        case n if n == BOOL:
             return bool(_first(attribute.ints, attribute.i))
         case n if n in _INTEGERS:
             return int(_first(attribute.ints, attribute.i))

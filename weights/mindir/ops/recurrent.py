@@ -1,5 +1,7 @@
 """Recurrent layers."""
 
+import math
+
 import numpy as np
 
 from weightd.weights.mindir.call import Call
@@ -18,12 +20,19 @@ def _lstm(call: Call) -> Result:
         raise call.refused("it has several layers in one operator; nn.LSTM writes one for each")
     size, hidden = call.integer(None, "input_size"), call.integer(None, "hidden_size")
     call.check_size([4, hidden])
-    row = call.reshaped(call.tensor(3), [-1])
+    has_bias = call.flag(None, "has_bias", True)
     rows = 4 * hidden
+    count, wanted = math.prod(call.static_shape(3)), rows * (size + hidden + has_bias)
+    if count != wanted:  # a GPU has two biases
+        raise call.refused(
+            f"it has {count} weights, and a CPU's would have {wanted}; export it with "
+            "device_target='CPU'"
+        )
+    row = call.reshaped(call.tensor(3), [-1])
     w = _part(call, row, 0, (rows, size))
     r = _part(call, row, rows * size, (rows, hidden))
     inputs: list[Tensor | None] = [call.tensor(0), *(_gates(call, part, hidden) for part in (w, r))]
-    if call.flag(None, "has_bias", True):
+    if has_bias:
         bias = _gates(call, _part(call, row, rows * (size + hidden), (rows, 1)), hidden)
         flat = call.reshaped(bias, [1, rows])
         none = call.constant(np.zeros((1, rows), np.float32))
