@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
-from tests.data.mindir.nets.case import Case, normal
+from tests.data.mindir.nets.case import Case, both, given, normal, whole
 
 
 class Lstm(nn.Cell):
@@ -63,6 +64,32 @@ class Cells(nn.Cell):
         return h, c, g, r
 
 
+class Lengths(nn.Cell):
+    """Sequences that end before the others: the states are those at their ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+        self.rnn = nn.RNN(4, 3, batch_first=True)
+
+    def construct(self, x: Any, lengths: Any) -> Any:
+        return self.lstm(x, None, lengths), self.rnn(x, None, lengths)
+
+
+class LanguageModel(nn.Cell):
+    """The state comes in and goes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 4)
+        self.lstm = nn.LSTM(4, 3, num_layers=2, batch_first=True)
+        self.dense = nn.Dense(3, 11)
+
+    def construct(self, ids: Any, h: Any, c: Any) -> Any:
+        y, state = self.lstm(self.table(ids), (h, c))
+        return self.dense(y), state
+
+
 class Tagger(nn.Cell):
     """Embedding, two bidirectional layers, a dense layer for each word."""
 
@@ -89,3 +116,10 @@ def cases() -> Iterator[Case]:
     yield Case("rnn_relu", lambda: Rnn(nonlinearity="relu"), sequence)
     yield Case("cells", Cells, normal((2, 3, 4), (2, 3), (2, 3)))
     yield Case("tagger", Tagger, lambda rng: [rng.integers(0, 11, (2, 6)).astype("int32")])
+    yield Case("lengths", Lengths, both(normal((2, 3, 4)), given(np.array([3, 1], np.int32))))
+    yield Case(
+        "language_model_of_open_sizes",
+        LanguageModel,
+        both(whole((2, 4), low=0, high=11), normal((2, 2, 3), (2, 2, 3))),
+        shapes=[[None, None], [2, None, 3], [2, None, 3]],
+    )

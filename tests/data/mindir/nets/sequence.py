@@ -1,6 +1,6 @@
 """Whole networks that read sequences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -17,6 +17,18 @@ def words(batch: int, length: int, most: int = 13) -> Any:
 def padding(batch: int, length: int) -> Any:
     """True where there is nothing."""
     return given(np.arange(length) >= np.array([[length - row] for row in range(batch)]))
+
+
+def turns(sizes: Sequence[tuple[int, int, int]]) -> Any:
+    """For each run a batch, so many new words and so many before."""
+    left = iter(sizes)
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        b, new, past = next(left)
+        before = rng.standard_normal((2, b, 2, past, 4)).astype(np.float32)
+        return [rng.integers(0, 11, (b, new)).astype(np.int32), *before]
+
+    return inputs
 
 
 class Encoder(nn.Cell):
@@ -135,6 +147,39 @@ class Rotary(nn.Cell):
         return x + ops.bmm(scores, values), keys, values
 
 
+class DecodingStep(nn.Cell):
+    """New words after those whose keys and values come in; what comes out goes into the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 8)
+        self.project = nn.Dense(8, 24)
+        self.head = nn.Dense(8, 11)
+
+    def construct(self, ids: Any, keys: Any, values: Any) -> Any:
+        b, s = ids.shape
+        mixed = self.project(self.table(ids)).reshape(b, s, 3, 2, 4).transpose(2, 0, 3, 1, 4)
+        q, k, v = mixed.unbind(0)
+        k, v = ops.cat((keys, k), 2), ops.cat((values, v), 2)
+        t = k.shape[2]
+        is_past = ops.arange(t)[None, :] <= (ops.arange(s)[:, None] + (t - s))
+        scores = ops.matmul(q, k.swapaxes(-1, -2)) / 2.0
+        scores = ops.where(is_past, scores, ops.full_like(scores, -1e9))
+        found = ops.matmul(ops.softmax(scores, -1), v).transpose(0, 2, 1, 3).reshape(b, s, 8)
+        return self.head(found[:, -1]), k, v
+
+
+class Pooled(nn.Cell):
+    """Means and last states of sequences whose lengths come in."""
+
+    def construct(self, x: Any, lengths: Any) -> Any:
+        b, _, d = x.shape
+        is_there = ops.arange(x.shape[1]).reshape(1, -1) < lengths.reshape(-1, 1)
+        kept = ops.masked_fill(x, ops.logical_not(is_there).expand_dims(-1), 0.0)
+        at = ops.broadcast_to((lengths - 1).reshape(-1, 1, 1), (b, 1, d))
+        return kept.sum(1) / lengths.reshape(-1, 1), ops.gather_elements(x, 1, at).squeeze(1)
+
+
 class TextCnn(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
@@ -169,5 +214,18 @@ def cases() -> Iterator[Case]:
         Rotary,
         normal((2, 1, 8), (2, 3, 8), (2, 3, 8), (1, 1, 8), (1, 1, 8)),
         shapes=[None, [2, None, 8], [2, None, 8], None, None],
+    )
+    yield Case(
+        "decoding_step",
+        DecodingStep,
+        turns([(2, 1, 3), (1, 3, 6), (3, 2, 1)]),
+        shapes=[[None, None], [None, 2, None, 4], [None, 2, None, 4]],
+        runs=3,
+    )
+    yield Case(
+        "pooled_by_lengths",
+        Pooled,
+        both(normal((3, 5, 2)), given([5, 1, 3])),
+        shapes=[[None, None, 2], [None]],
     )
     yield Case("text_cnn", TextCnn, words(3, 7))
