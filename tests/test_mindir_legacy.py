@@ -27,6 +27,9 @@ FLOAT, INT64, STRING, UINT64, TENSORS = 1, 7, 8, 13, 19
 
 # Operators of MindSpore 1 that meant something else: see legacy_names.py.
 CHANGED = {"lstm", "lstm_bidirectional", "lstm_two_layers", "lstm_without_bias", "tagger"}
+CHANGED |= {"language_model_of_open_sizes"}
+# What MindSpore 1 cannot say: gathers by batch, and that a number of sizes has a fraction.
+CHANGED |= {"each_by_its_own", "numbers_of_sizes"}
 
 
 def graph_of(path: Path) -> bytes | str:
@@ -59,6 +62,13 @@ def test_lenet_of_mindspore_1_has_the_same_weights_and_answers(tmp_path: Path) -
     x = np.random.default_rng(0).standard_normal((1, 1, 32, 32), np.float32)
     (found,), (wanted,) = (private_session(path).run([x]) for path in (old, LENET))
     assert found.tobytes() == wanted.tobytes()
+
+
+def test_a_quotient_that_mindspore_1_declares_whole_is_refused(tmp_path: Path) -> None:
+    old = tmp_path / "old.mindir"
+    old.write_bytes(downgraded((DATA / "dynamic" / "numbers_of_sizes.mindir").read_bytes()))
+    with pytest.raises(UnsupportedModelError, match="gives float32; the file says int64"):
+        opened(old)
 
 
 def test_an_lstm_of_mindspore_1_is_refused_since_its_weights_lie_otherwise(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from weightd.weights.mindir.values import Tensor, Value
 
 Number = bool | int | float
 
+# Of numbers with a fraction. MindSpore 1 declares them whole: what contradicts it is refused.
+_REAL = "float32"
+_OF_REALS = frozenset({"Add", "Sub", "Mul", "Max", "Min"})
+
 
 def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
     """A sum or product of two numbers, or a comparison of whole ones."""
@@ -24,9 +28,8 @@ def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
     def translate(call: Call) -> Result:
         if all(isinstance(value, Number) for value in call.args[:2]):
             return known(*call.args[:2])
-        dtype = call.out.dtype
-        if "float" in dtype:
-            return call.emit(op, call.operand(0, dtype), call.operand(1, dtype))
+        if op in _OF_REALS and any(map(_is_real, call.args[:2])):
+            return call.made(op, [call.operand(index, _REAL) for index in (0, 1)], _REAL, ())
         return call.emit(op, *_whole(call))
 
     return translate
@@ -34,9 +37,13 @@ def _computed(known: Callable[[Any, Any], Number], op: str) -> Translation:
 
 def _whole(call: Call) -> tuple[Tensor, Tensor]:
     for value in call.args[:2]:
-        if isinstance(value, float) or (isinstance(value, Tensor) and "float" in value.dtype):
+        if _is_real(value):
             raise call.refused("only whole numbers are divided or compared while the model runs")
     return call.scalar(call.args[0], "it"), call.scalar(call.args[1], "it")
+
+
+def _is_real(value: Value) -> bool:
+    return isinstance(value, float) or (isinstance(value, Tensor) and "float" in value.dtype)
 
 
 def _floor_div(call: Call) -> Result:
@@ -60,21 +67,21 @@ def _mod(call: Call) -> Result:
 
 
 def _div(call: Call) -> Result:
-    """A quotient of whole numbers is rounded once, to the result's dtype."""
+    """A quotient is never whole, whatever is divided; it is rounded once."""
     if all(isinstance(value, Number) for value in call.args[:2]):
         return _checked(call, operator.truediv)
     return _in_double(call, "Div")
 
 
 def _pow(call: Call) -> Result:
-    if "float" in call.out.dtype:
+    if any(map(_is_real, call.args[:2])):
         return _in_double(call, "Pow")
     return call.emit("Pow", *_whole(call))
 
 
 def _in_double(call: Call, op: str) -> Result:
     operands = [call.operand(index, "float64") for index in (0, 1)]
-    return call.cast(call.made(op, operands, "float64", ()), call.out.dtype)
+    return call.cast(call.made(op, operands, "float64", ()), _REAL)
 
 
 def _negative(call: Call) -> Result:
