@@ -36,9 +36,9 @@ class PrivateSession:
         return found
 
 
-def opened(path: Path, *, weights_only: bool = False) -> Source:
-    """The caller closes it."""
-    fd, folder_fd = os.open(path, os.O_RDONLY), os.open(path.parent, os.O_RDONLY)
+def opened(path: Path, *, weights_only: bool = False, folder: Path | None = None) -> Source:
+    """The caller closes it. folder: where its external data is, if not beside it."""
+    fd, folder_fd = os.open(path, os.O_RDONLY), os.open(folder or path.parent, os.O_RDONLY)
     try:
         return open_source(fd, file_name=path.name, folder_fd=folder_fd, weights_only=weights_only)
     finally:

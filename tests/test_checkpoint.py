@@ -71,6 +71,13 @@ def test_texts_are_left_out_and_kept_apart() -> None:
         assert source.tensors.keys() == {"w", "epoch"}
 
 
+def test_a_long_text_says_that_it_was_cut(tmp_path: Path) -> None:
+    tensor = value(b"w", [1], b"Int8", b"a")
+    text = value(b"config", [0], b"str", ("x" * 5000).encode("utf-32-le"))
+    with opened(written(tmp_path, tensor, text)) as source:
+        assert source.said().notes == {"config": "x" * 1024 + "..."}
+
+
 def test_a_right_crc_is_taken_off(tmp_path: Path) -> None:
     assert arrays_of(DATA / "ckpt" / "crc.ckpt").keys() == {"w", "b"}
 
@@ -144,6 +151,23 @@ BROKEN = {
     "empty name": ([value(b"", [1], b"Int8", b"a")], "empty name"),
     "not UTF-8": ([value(b"\xff", [1], b"Int8", b"a")], "not valid UTF-8"),
     "quantised": ([value(b"w", [1], b"Int4", b"a")], "dtype 'Int4', which cannot be shared"),
+    "dtype of later": (
+        [value(b"w", [1], b"HiFloat8", b"a")],
+        "dtype 'HiFloat8', which cannot be shared",
+    ),
+    "no dtype": ([value(b"w", [1], b"@", b"a")], "no format that is known"),
+    "text beyond Unicode": (
+        [value(b"w", [1], b"Int8", b"a"), value(b"t", [0], b"str", b"\xff" * 4)],
+        "text 't' is not valid",
+    ),
+    "half a character": (
+        [value(b"w", [1], b"Int8", b"a"), value(b"t", [0], b"str", b"a\0\0\0b")],
+        "text 't' is not valid",
+    ),
+    "endless slices": (
+        [value(b"w", [0], b"Int8", b"") * 100_001],
+        "more than 100000 values",
+    ),
     "texts alone": ([value(b"t", [0], b"str", "ab".encode("utf-32-le"))], "holds no tensors"),
     "another field": ([value(b"w", [1], b"Int8", b"a"), length_field(2, b"")], "field 2 belongs"),
     "cut off": ([value(b"w", [9], b"Int8", bytes(9))[:-3]], "cut off"),

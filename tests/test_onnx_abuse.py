@@ -1,5 +1,6 @@
 """onnx_file.py and its parts: every hostile model is refused, and the message says why."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,27 @@ def refuse(folder: Path, content: onnx.ModelProto | bytes, message: str) -> None
     content = content if isinstance(content, bytes) else content.SerializeToString()
     with pytest.raises(BadFileError, match=message):
         open_bytes(folder, content)
+
+
+# --- more of something than any model has ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beginning", "part", "message"),
+    [
+        (b"\x08\x0a", length_field(1, b""), "the graph has more than 500000 fields"),
+        (b"\x08\x0a", length_field(5, b""), "more than 100000 initializers"),
+        (b"\x0a\x031.1\x12\x09MindSpore", length_field(1, b""), "more than 500000 fields"),
+    ],
+    ids=["nodes", "initializers", "nodes of MindIR"],
+)
+def test_a_graph_of_empty_parts_is_refused_before_it_takes_memory(
+    tmp_path: Path, beginning: bytes, part: bytes, message: str
+) -> None:
+    raw = beginning + length_field(7, part * 2_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refuse(tmp_path, raw, message)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
 
 
 # --- hostile initializers -----------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 * A tensor of more than 512 MiB stands there in slices: values of the same tag, one after another,
   each with all of the dims and a part of the content.
-* dims [0] over content is a number without dimensions, as MindSpore writes one.
+* No dims are a number without dimensions; so are dims [0] over content, as MindSpore reads them.
 * With crc_check=True the file ends in "crc_num" and ten bytes: the CRC-32 of all before them.
 * Texts, which MindSpore keeps for the user, are no tensors: they are left out, and are in `texts`.
 
@@ -13,10 +13,9 @@
 """
 
 import itertools
+import re
 import zlib
 from typing import NamedTuple
-
-import numpy as np
 
 from weightd.errors import BadFileError
 from weightd.weights.about import Said
@@ -34,6 +33,7 @@ _TRAILER_NBYTES = len(_TRAILER) + 10
 _MAX_TEXT_NBYTES = 4 * MAX_NAME_LENGTH
 _MAX_DIMS = 64
 _TEXT = "str"
+_ENCODING = "utf-32-le"  # of a text's content: numpy's
 
 DTYPES = {
     "Bool": "bool",
@@ -52,7 +52,7 @@ DTYPES = {
     "Complex64": "complex64",
     "Complex128": "complex128",
 }
-_KNOWN = frozenset({*DTYPES, _TEXT, "Int4"})
+_DTYPE = re.compile(rb"str|[A-Z][A-Za-z0-9]{2,30}")  # any version's
 
 
 class _Value(NamedTuple):
@@ -66,7 +66,7 @@ class _Value(NamedTuple):
 
 class CheckpointSource(Source):
     """A checkpoint, all of its framing checked before the first tensor is read. texts: what it
-    keeps besides tensors, by name."""
+    keeps besides tensors, by name; cut after 1024 characters."""
 
     format = "ckpt"
 
@@ -121,14 +121,14 @@ def _checked_end(file: InputFile) -> int:
 def _grouped(file: InputFile, wire: Wire, end: int) -> list[list[_Value]]:
     """The values, those of one tag that follow each other together."""
     groups: list[list[_Value]] = []
-    for field in wire.fields(0, end, "the checkpoint"):
+    for count, field in enumerate(wire.fields(0, end, "the checkpoint")):
+        if count == MAX_TENSORS:  # slices count too: they may be empty, and without end
+            raise BadFileError(f"{file.name} holds more than {MAX_TENSORS} values")
         if field.number != _VALUE or field.kind != LENGTH:
             raise BadFileError(f"{file.name}: field {field.number} belongs to no checkpoint")
         value = _value(file, wire, field)
         if groups and groups[-1][0].tag == value.tag:
             groups[-1].append(value)
-        elif len(groups) == MAX_TENSORS:
-            raise BadFileError(f"{file.name} holds more than {MAX_TENSORS} tensors")
         else:
             groups.append([value])
     return groups
@@ -199,18 +199,14 @@ def _spec(file_name: str, group: list[_Value]) -> TensorSpec:
 
 
 def _text(file: InputFile, group: list[_Value]) -> str:
-    """A text as numpy keeps one: four bytes for each character."""
-    raw = b"".join(
-        file.read(part.content.offset, min(part.content.nbytes, _MAX_TEXT_NBYTES), "a text")
-        for part in group[:1]
-    )
-    count = len(raw) // 4
-    if not count:
-        return ""
+    """A text as numpy keeps one: four bytes for each character, zeros behind the last."""
+    content = group[0].content
+    raw = file.read(content.offset, min(content.nbytes, _MAX_TEXT_NBYTES), "a text")
     try:
-        return str(np.frombuffer(raw[: 4 * count], f"<U{count}")[0])
-    except ValueError as error:
+        text = raw.decode(_ENCODING, "surrogatepass").rstrip("\0")
+    except UnicodeDecodeError as error:
         raise BadFileError(f"{file.name}: text {group[0].tag!r} is not valid: {error}") from error
+    return f"{text}..." if content.nbytes > _MAX_TEXT_NBYTES else text
 
 
 def _read_text(file: InputFile, field: Field, what: str) -> str:
@@ -247,6 +243,6 @@ def _first_fields(file: InputFile, wire: Wire, whole: Field, most: int = 2) -> l
 def _names_dtype(file: InputFile, wire: Wire, tensor: Field) -> bool:
     for field in _first_fields(file, wire, tensor, 2 * _MAX_DIMS):
         if field.number == _TYPE and field.end <= file.nbytes:
-            raw = file.read(field.offset, min(field.nbytes, 16), "a dtype")
-            return raw.decode(errors="replace") in _KNOWN
+            raw = file.read(field.offset, min(field.nbytes, 32), "a dtype")
+            return bool(_DTYPE.fullmatch(raw))
     return False

@@ -21,7 +21,7 @@ import onnx
 from weightd.errors import BadFileError
 from weightd.weights.about import Said
 from weightd.weights.arrays import numpy_dtype
-from weightd.weights.dtypes import MAX_TENSORS, name_fault, tensor_fault
+from weightd.weights.dtypes import name_fault, tensor_fault
 from weightd.weights.file import MAX_CHUNK_NBYTES, InputFile, OnChunk
 from weightd.weights.onnx_external import ExternalFolder, ExternalPlace, parse_place
 from weightd.weights.onnx_graph import (
@@ -100,8 +100,6 @@ class OnnxSource(Source):
 
     def _open(self, wire: Wire) -> None:
         scan = scan_model(self._file, wire)
-        if len(scan.initializers) > MAX_TENSORS:
-            raise BadFileError(f"{self._file.name} has more than {MAX_TENSORS} initializers")
         found = [self._initializer(scan_tensor(self._file, wire, f)) for f in scan.initializers]
         names = _checked_names(self._file.name, found)
         tensors = [TensorSpec(item.name, item.dtype, item.shape) for item in found if item.dtype]

@@ -8,6 +8,7 @@ The weights are found, not read: a model of gigabytes costs what its nodes cost.
 from typing import NamedTuple
 
 from weightd.errors import BadFileError
+from weightd.weights.dtypes import MAX_TENSORS
 from weightd.weights.file import InputFile
 from weightd.weights.rest import MAX_MESSAGE_NBYTES, Rest
 from weightd.weights.wire import LENGTH, Field, Wire, length_field
@@ -62,7 +63,7 @@ def scan_model(file: InputFile, wire: Wire) -> ModelScan:
 
 def _scan_graph(file: InputFile, wire: Wire, graph: Field) -> tuple[bytes, list[Field]]:
     rest = Rest(file, MAX_MESSAGE_NBYTES, "the graph")
-    initializers = []
+    initializers: list[Field] = []
     for field in wire.fields(graph.offset, graph.end, "the graph"):
         if field.number == SPARSE_INITIALIZER:
             raise BadFileError(
@@ -70,6 +71,8 @@ def _scan_graph(file: InputFile, wire: Wire, graph: Field) -> tuple[bytes, list[
                 "export the model with dense ones"
             )
         if field.number == INITIALIZER and field.kind == LENGTH:
+            if len(initializers) == MAX_TENSORS:
+                raise BadFileError(f"{file.name} has more than {MAX_TENSORS} initializers")
             initializers.append(field)
         else:
             rest.add(field)
