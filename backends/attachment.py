@@ -18,9 +18,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Self, assert_never
 
-from weightd.backends.base import Session, named
+from weightd.backends.base import Session
 from weightd.backends.helping import helped
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
+from weightd.backends.sessions import open_sessions
+from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion, Weights
 from weightd.errors import (
     BadInputError,
@@ -52,8 +54,15 @@ class Attachment:
     """
 
     def __init__(
-        self, lease: Lease, grant: Grant, *, threads: int, inherited: Session | None = None
+        self,
+        lease: Lease,
+        grant: Grant,
+        *,
+        threads: tuple[Threads, ...],
+        inherited: Session | None = None,
     ) -> None:
+        """Made by attach() and attach_by_handle(). threads: of each session; one for each run at
+        a time."""
         self._pid = os.getpid()
         self._lease = lease
         self._model = grant.model
@@ -162,7 +171,9 @@ class Attachment:
         lease = Lease(self._lease.folder, timeout_s=timeout_s)
         try:
             grant = lease.attach(self._model, handle)
-            inherited = session.inherited() if session is not None and self._threads == 1 else None
+            inherited = (
+                session.inherited() if session is not None and self._threads == (ONE,) else None
+            )
             return Attachment(lease, grant, threads=self._threads, inherited=inherited)
         except BaseException:
             lease.close()
@@ -244,7 +255,7 @@ class Attachment:
         if current is not None and current.compiled_by == manifest.stamp["engine"]:
             current.swap(mapped)
             return current
-        return named(manifest.stamp["engine"]).open(mapped, threads=self._threads)
+        return open_sessions(mapped, self._threads)
 
     # --- the watcher thread --------------------------------------------------------------
 
@@ -369,7 +380,20 @@ def attach(
         raise BadInputError(f"threads is {threads}; it must be at least 1")
     lease = Lease(RuntimeFolder.find(runtime_dir, os.environ), timeout_s=timeout_s)
     try:
-        return Attachment(lease, lease.attach(name, handle), threads=threads)
+        return Attachment(lease, lease.attach(name, handle), threads=(Threads(threads),))
+    except BaseException:
+        lease.close()
+        raise
+
+
+def attach_by_handle(
+    handle: int, folder: RuntimeFolder, *, threads: tuple[Threads, ...], timeout_s: float = 10.0
+) -> Attachment:
+    """As attach(), to the model that the handle is for. threads: of each session that is opened,
+    of which every prediction has one to itself."""
+    lease = Lease(folder, timeout_s=timeout_s)
+    try:
+        return Attachment(lease, lease.attach(None, handle), threads=threads)
     except BaseException:
         lease.close()
         raise

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, Self
 
 from weightd.backends.answer import Answer
 from weightd.backends.raw import RawTensors, Report
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import EngineMismatchError
 from weightd.weights.arrays import Array
@@ -122,7 +123,7 @@ class Backend(Protocol):
         when it says something else. Returns whether sessions may switch between the two in place;
         where not, workers open the version anew."""
 
-    def open(self, version: MappedVersion, *, threads: int) -> Session:
+    def open(self, version: MappedVersion, *, threads: Threads) -> Session:
         """Open a version over its shared memory. EngineMismatchError when it was compiled for
         another engine version or CPU than this process has."""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from weightd.backends.answer import Arrays
 from weightd.backends.hollow import hollow_file
 from weightd.backends.onnxruntime import WEIGHTS, Options, OrtSession
+from weightd.backends.threads import Threads
 from weightd.weights.arrays import Array, dtype_name
 from weightd.weights.entries import Port
 
@@ -24,7 +25,7 @@ class Lent:
     note = ""
 
     def __init__(
-        self, graph: bytes, arrays: Mapping[str, Array], outputs: tuple[Port, ...], threads: int
+        self, graph: bytes, arrays: Mapping[str, Array], outputs: tuple[Port, ...], threads: Threads
     ) -> None:
         self._arrays = arrays
         self._output_names = [port.name for port in outputs]

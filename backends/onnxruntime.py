@@ -17,6 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from xxhash import xxh3_64_hexdigest
 
+from weightd.backends.threads import Threads
 from weightd.errors import CompileError, DeadlineError, EngineMismatchError, PredictError
 from weightd.weights.arrays import Array
 
@@ -45,14 +46,20 @@ class Options:
     """How to build a session. optimise: let it change the graph; off for one that it saved itself.
     threads: for one run."""
 
-    def __init__(self, *, optimise: bool, threads: int) -> None:
+    def __init__(self, *, optimise: bool, threads: Threads) -> None:
         level = ort.GraphOptimizationLevel
         self.plain = ort.SessionOptions()
         self.plain.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         )
         self.plain.log_severity_level = 3  # errors; they also come as exceptions
-        self.plain.intra_op_num_threads = threads
+        self.plain.intra_op_num_threads = threads.count
+        self.threads = threads
+        if threads.operators > 1:
+            self.plain.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+            self.plain.inter_op_num_threads = threads.operators
+        if threads.affinities:
+            self._set("session.intra_op_thread_affinities", threads.affinities)
         self._lent: list[ort.OrtValue] = []  # the options keep only their addresses
 
     def without_packing(self) -> None:
@@ -103,7 +110,7 @@ class OrtSession:
             )
         except _ERRORS as error:
             raise CompileError(f"onnxruntime cannot run this model: {error}") from error
-        if options.plain.intra_op_num_threads != 1:
+        if not options.threads.is_lone:
             _with_threads.add(self)
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from weightd.backends.base import Task
 from weightd.backends.onnx_edit import lay_out
 from weightd.backends.onnxruntime import Options, OrtSession
 from weightd.backends.raw import RawTensors
+from weightd.backends.threads import ONE
 from weightd.errors import CompileError, DeadlineError, StagingError
 from weightd.ipc.segment import new_memfd
 from weightd.weights.file import OnChunk
@@ -47,7 +48,7 @@ class Optimised:
 def optimised(graph: bytes, raw: RawTensors, task: Task, *, packed: bool) -> Iterator[Optimised]:
     """Have onnxruntime optimise a graph and save it. packed: with the packed form of matrices."""
     task.report("compiling", 0, raw.buffer.nbytes)
-    options = Options(optimise=True, threads=1)
+    options = Options(optimise=True, threads=ONE)
     options.give(raw.buffer.data)
     if not packed:
         options.without_packing()  # so that its answer is, to the bit, that of a worker without

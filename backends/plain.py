@@ -19,6 +19,7 @@ from weightd.backends.lent import Lent
 from weightd.backends.onnxruntime import WEIGHTS
 from weightd.backends.portable import Portable
 from weightd.backends.raw import RawTensors
+from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import EngineMismatchError, PredictError
 from weightd.weights.arrays import Array
@@ -48,7 +49,7 @@ class PlainSession:
 
     compiled_by = "plain"
 
-    def __init__(self, version: MappedVersion, threads: int) -> None:
+    def __init__(self, version: MappedVersion, threads: Threads) -> None:
         self._threads = threads
         self._current = Current(_opened(version, threads))
 
@@ -73,7 +74,7 @@ class PlainSession:
         self._current.close()
 
 
-def _opened(version: MappedVersion, threads: int) -> Lent | Portable:
+def _opened(version: MappedVersion, threads: Threads) -> Lent | Portable:
     try:
         onnxruntime.check_stamp(version.manifest.stamp)
     except EngineMismatchError as error:
@@ -81,7 +82,7 @@ def _opened(version: MappedVersion, threads: int) -> Lent | Portable:
     return _lent(version, threads)
 
 
-def _lent(version: MappedVersion, threads: int) -> Lent:
+def _lent(version: MappedVersion, threads: Threads) -> Lent:
     """A session on a version that PlainBackend compiled."""
     return Lent(version.graph(), version.compiled(), version.manifest.outputs, threads)
 
@@ -110,10 +111,10 @@ class PlainBackend:
         del previous
         answer = version.answer()
         if answer is not None:
-            check(_lent(version, threads=1).run(answer.inputs), answer)
+            check(_lent(version, threads=ONE).run(answer.inputs), answer)
         return False
 
-    def open(self, version: MappedVersion, *, threads: int) -> PlainSession:
+    def open(self, version: MappedVersion, *, threads: Threads) -> PlainSession:
         return PlainSession(version, threads)
 
 

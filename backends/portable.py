@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from weightd.backends.answer import Arrays, check
 from weightd.backends.lent import Lent
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import TensorsNeededError, WeightdError
 from weightd.weights.arrays import Array
@@ -23,7 +24,7 @@ class Portable:
 
     engine = "plain"
 
-    def __init__(self, version: MappedVersion, threads: int, why: WeightdError) -> None:
+    def __init__(self, version: MappedVersion, threads: Threads, why: WeightdError) -> None:
         self.note = str(why)
         self._lent = _opened(version, threads, why)
         answer = version.answer()
@@ -36,7 +37,7 @@ class Portable:
         return self._lent.run(inputs)
 
 
-def _opened(version: MappedVersion, threads: int, why: WeightdError) -> Lent:
+def _opened(version: MappedVersion, threads: Threads, why: WeightdError) -> Lent:
     from weightd.backends.onnx_edit import external_names, with_constants
 
     manifest = version.manifest

@@ -13,6 +13,7 @@ from weightd.backends.base import Compiled, Task
 from weightd.backends.current import Current
 from weightd.backends.onnx_edit import lay_out, weights_as_inputs
 from weightd.backends.raw import RawTensors
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import CompileError, PredictError
 from weightd.weights.arrays import Array
@@ -89,7 +90,7 @@ class ReferenceBackend:
         """Nothing was changed, so there is nothing to compare."""
         return False
 
-    def open(self, version: MappedVersion, *, threads: int) -> ReferenceSession:
+    def open(self, version: MappedVersion, *, threads: Threads) -> ReferenceSession:
         del threads  # numpy decides
         return ReferenceSession(version)
 

@@ -105,6 +105,12 @@ class AttachPlane:
             self._close(visitor)
         self._door.close()
 
+    def let_go_in_child(self) -> None:
+        """Close the copies that a forked child has."""
+        for visitor in self._visitors.values():
+            visitor.connection.close()
+        self._door.let_go_in_child()
+
     # --- connections ---------------------------------------------------------------------
 
     def _welcome(self, connection: Connection, peer: Peer) -> None:

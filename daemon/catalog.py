@@ -223,9 +223,9 @@ class Catalog:
 
     # --- leases --------------------------------------------------------------------------
 
-    def attach(self, name: str, key: Key, uid: int, handle: int | None) -> Lease:
-        """Begin a lease of the live version."""
-        model = self.model(name)
+    def attach(self, name: str | None, key: Key, uid: int, handle: int | None) -> Lease:
+        """Begin a lease of the live version. name: None for the model that the handle is for."""
+        model = self.model(name) if name is not None else self._of_handle(key, handle)
         pid = model.pid_of(key, handle)
         if pid is None:
             raise self._refusal(model, key, handle)
@@ -235,6 +235,15 @@ class Catalog:
         self.leases[lease.id] = lease
         model.live.leases.add(lease.id)
         return lease
+
+    def _of_handle(self, key: Key, handle: int | None) -> Model:
+        for model in self.models.values():
+            if handle is not None and model.pid_of(key, handle) is not None:
+                return model
+        raise NotAllowedError(
+            f"this handle lets process {key.pid} attach nothing: the process is not one of those "
+            "that it was made for, or it was revoked, or its model was unloaded"
+        )
 
     def _refusal(self, model: Model, key: Key, handle: int | None) -> RefusedError:
         if handle is not None and model.pid_of(key, None) is not None:

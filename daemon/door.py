@@ -45,6 +45,10 @@ class Door:
         self._rest()
         self._listener.close()
 
+    def let_go_in_child(self) -> None:
+        """Close the copy of the listener that a forked child has; its name stays."""
+        self._listener.sock.close()
+
     def _open(self) -> None:
         if self._listener.fileno() >= 0:
             self._loop.add(self._listener.fileno(), self._accept)

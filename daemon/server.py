@@ -151,6 +151,13 @@ class Server:
         self._vault.close()
         self._loop.close()
 
+    def let_go_in_child(self) -> None:
+        """In a forked child of the process that serves: close the copies of the workers'
+        connections, of the socket that they come to, and of the memory. Nothing is told to the
+        loop, whose selector is the parent's too."""
+        self._attach_plane.let_go_in_child()
+        self._vault.close()
+
     # --- actions -------------------------------------------------------------------------
 
     def perform(self, actions: list[Action]) -> None:
@@ -236,13 +243,13 @@ class Server:
         try:
             lease = self._catalog.attach(request.model, peer.process.key, peer.uid, request.handle)
         except UnknownModelError as error:
-            if peer.uid in self.admins:
+            if peer.uid in self.admins or request.model is None:
                 raise
             raise not_allowed(peer.pid, request.model) from error
         visitor.lease = lease.id
         self._since[lease.id] = time.time()
         # Told after the answer: the worker waits for this one.
-        told = partial(self.emit, "attached", request.model, lease.version, peer.pid)
+        told = partial(self.emit, "attached", lease.model.name, lease.version, peer.pid)
         self._loop.call_soon(told)
         return self._grant(lease.id, lease.model.live)
 

@@ -57,8 +57,9 @@ class Lease:
         self._ask(protocol.CurrentPid())
         return self._answer(protocol.YourPid)[0].pid
 
-    def attach(self, model: str, handle: int | None) -> Grant:
-        """Begin the lease and get the live version."""
+    def attach(self, model: str | None, handle: int | None) -> Grant:
+        """Begin the lease and get the live version. model: None for the one that the handle is
+        for."""
         self._ask(protocol.Attach(model, handle))
         return self._granted()
 

@@ -200,7 +200,9 @@ class Offered(Message, frozen=True):
 
 
 class Attach(Message, frozen=True):
-    model: ModelName
+    """Let me map a model; none named: the one that the handle is for."""
+
+    model: ModelName | None
     handle: Uint64 | None = None
     protocol: int = PROTOCOL_VERSION
 

@@ -5,6 +5,7 @@ events.sock    ZeroMQ PUB: what happens
 admin.sock     SEQPACKET: files as descriptors, from owners and admins
 attach.sock    SEQPACKET: workers
 daemon.lock    held (flock) while a daemon lives
+embedded/      processes that share a model of their own: rendezvous.py
 """
 
 import errno
@@ -19,6 +20,7 @@ from typing import Self
 
 from weightd.errors import AlreadyRunningError, SettingsError
 
+EMBEDDED = "embedded"
 _MAX_SOCKET_PATH = 107  # sun_path, less its NUL
 
 
@@ -84,7 +86,8 @@ class RuntimeFolder:
 
     def _make_own(self, found: os.stat_result, mode: int) -> None:
         is_ours = found.st_uid == os.geteuid()
-        if not is_ours or (any(self.path.iterdir()) and not self.lock.exists()):
+        others = [path for path in self.path.iterdir() if path.name != EMBEDDED]
+        if not is_ours or (others and not self.lock.exists()):
             raise SettingsError(
                 f"{self.path} is in use for something else (owner uid {found.st_uid}, mode "
                 f"{stat.S_IMODE(found.st_mode):o}, not empty); give a folder of weightd's own, "

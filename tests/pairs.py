@@ -10,6 +10,7 @@ from tests.zoo_entry import Entry, Feed
 from weightd.backends.base import Session, named
 from weightd.backends.prepacked.core import Core
 from weightd.backends.prepacked.session import PrepackedSession, _Packed
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.ipc.maps import read_maps
 from weightd.weights.arrays import Array
@@ -34,7 +35,7 @@ class Pair:
 
     def open(self, number: int = 1, *, threads: int = 1) -> Session:
         """On the engine that the version was compiled for."""
-        return named(self.engine(number)).open(self.map(number), threads=threads)
+        return named(self.engine(number)).open(self.map(number), threads=Threads(threads))
 
     def open_packed(self, number: int = 1, *, threads: int = 1) -> PrepackedSession:
         session = self.open(number, threads=threads)

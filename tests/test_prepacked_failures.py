@@ -16,6 +16,7 @@ from tests.pairs import Pair, core_of, entry_named, paired
 from tests.versions import built
 from tests.zoo import seeds
 from weightd.backends.prepacked.core import Core
+from weightd.backends.threads import ONE
 from weightd.errors import AnswerError, CompileError, PredictError, WeightdError
 from weightd.ipc import linux
 
@@ -78,7 +79,7 @@ def test_a_switch_that_cannot_be_made_at_all_leaves_the_old_version(
 def test_regions_step_back_whatever_stopped_them(
     mlp: Pair, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core = Core(mlp.map(1), threads=1)
+    core = Core(mlp.map(1), threads=ONE)
     honest = linux.move_pages
     moves: list[int] = []
 

@@ -17,6 +17,7 @@ from tests.pairs import Pair, entry_named, paired
 from tests.versions import built
 from tests.zoo import answer, private_session, seeds
 from weightd.backends import plain
+from weightd.backends.threads import ONE
 from weightd.errors import BadFileError, StagingError, UnknownModelError, WeightdError
 
 MLP = entry_named("mlp")
@@ -213,7 +214,7 @@ def test_a_model_that_takes_none_of_the_made_up_inputs_runs_on_the_plain_engine_
         assert "not prepacked: packed weights could not be verified" in stamp["note"]
         assert "none of the inputs that were tried will do" in stamp["note"]
         assert "answer" not in stamp
-        session = plain.BACKEND.open(version.map(), threads=1)
+        session = plain.BACKEND.open(version.map(), threads=ONE)
         found, wanted = session.run(feed), answer(private_session(net), feed)
         np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5)
         session.close()

@@ -38,6 +38,7 @@ from weightd.backends.base import Compiled, Task
 from weightd.backends.prepacked.core import Core
 from weightd.backends.prepacked.session import PrepackedSession
 from weightd.backends.raw import RawTensors
+from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import AnswerError
 
@@ -53,11 +54,11 @@ class PrepackedBackend:
         return compile_packed(graph, raw, task)
 
     def verify(self, version: MappedVersion, previous: MappedVersion | None) -> bool:
-        core = Core(version, threads=1)
+        core = Core(version, threads=ONE)
         core.check()
         return previous is not None and core.fits(previous) and _can_switch(core, previous)
 
-    def open(self, version: MappedVersion, *, threads: int) -> PrepackedSession:
+    def open(self, version: MappedVersion, *, threads: Threads) -> PrepackedSession:
         return PrepackedSession.open(version, threads)
 
 

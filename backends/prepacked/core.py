@@ -16,6 +16,7 @@ from weightd.backends.hollow import hollow_file
 from weightd.backends.onnxruntime import WEIGHTS, Options, OrtSession
 from weightd.backends.prepacked.plan import PAGE_NBYTES, PLAN, Plan, check_page_size
 from weightd.backends.prepacked.regions import Addresses, Regions
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import (
     AnswerError,
@@ -34,7 +35,7 @@ class Core:
     Raises CompileError when onnxruntime does not take the packed weights, or copies any.
     """
 
-    def __init__(self, version: MappedVersion, threads: int) -> None:
+    def __init__(self, version: MappedVersion, threads: Threads) -> None:
         self.version = version
         self.threads = threads
         self._gate = Gate()
@@ -127,7 +128,7 @@ class Core:
         answer = self.version.answer()
         if answer is None:
             raise AnswerError("the version has no reference answer to check packed weights by")
-        if str(self.threads) != self.version.manifest.stamp.get("answer_threads"):
+        if str(self.threads.count) != self.version.manifest.stamp.get("answer_threads"):
             answer = answer._replace(is_exact=False)  # sums are split in another way
         check(self.run(answer.inputs), answer)
 

@@ -28,6 +28,7 @@ from weightd.backends.prepacked.graph import SavedGraph
 from weightd.backends.prepacked.layout import Layout, lay_out
 from weightd.backends.prepacked.plan import OURS, PLAN, SMALL, check_page_size
 from weightd.backends.raw import RawTensors
+from weightd.backends.threads import ONE
 from weightd.errors import CompileError, PredictError
 from weightd.ipc import linux
 from weightd.weights.file import OnChunk
@@ -128,7 +129,7 @@ def _learn_keys(graph: SavedGraph, layout: Layout, content: Mapping[int, bytes])
     plan = layout.plan
     if not plan.dummies:
         return {}
-    options = Options(optimise=False, threads=1)
+    options = Options(optimise=False, threads=ONE)
     with (
         memfd("keys") as graph_fd,
         memfd("dummies") as data_fd,

@@ -18,6 +18,7 @@ from weightd.backends.answer import Arrays
 from weightd.backends.current import Current
 from weightd.backends.portable import Portable
 from weightd.backends.prepacked.core import Core
+from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
 from weightd.errors import (
     AnswerError,
@@ -42,7 +43,7 @@ class _Packed:
     engine = "prepacked"
     note = ""
 
-    def __init__(self, version: MappedVersion, threads: int) -> None:
+    def __init__(self, version: MappedVersion, threads: Threads) -> None:
         onnxruntime.check_stamp(version.manifest.stamp)
         self.core = Core(version, threads)
         self._is_right = False
@@ -100,14 +101,14 @@ class _Unusable:
 _Opened = _Packed | Portable | _Unusable
 
 
-def _opened(version: MappedVersion, threads: int) -> _Packed | Portable:
+def _opened(version: MappedVersion, threads: Threads) -> _Packed | Portable:
     try:
         return _Packed(version, threads)
     except _UNFIT as error:
         return Portable(version, threads, error)
 
 
-def _checked(version: MappedVersion, threads: int) -> _Packed | Portable:
+def _checked(version: MappedVersion, threads: Threads) -> _Packed | Portable:
     """As _opened(), its answer known to be right."""
     opened = _opened(version, threads)
     if isinstance(opened, _Packed):
@@ -123,13 +124,13 @@ class PrepackedSession:
 
     compiled_by = "prepacked"
 
-    def __init__(self, opened: _Opened, threads: int) -> None:
+    def __init__(self, opened: _Opened, threads: Threads) -> None:
         self._threads = threads
         self._falling = threading.Lock()
         self._current: Current[_Opened] = Current(opened)
 
     @classmethod
-    def open(cls, version: MappedVersion, threads: int) -> Self:
+    def open(cls, version: MappedVersion, threads: Threads) -> Self:
         """On packed weights, or on the plain engine; EngineMismatchError when neither can be."""
         opened = _opened(version, threads)
         if isinstance(opened, _Packed):

@@ -1,0 +1,48 @@
+"""How many threads a session has for one run, and on which cores they are."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Threads:
+    """count: for one operator, the thread that calls run() included. operators: how many operators
+    may run side by side. cores: the processors that the threads are bound to, from the first one on
+    and around again; () leaves that to the kernel."""
+
+    count: int = 1
+    operators: int = 1
+    cores: tuple[int, ...] = ()
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether a session makes no thread of its own."""
+        return self.count == 1 and self.operators == 1
+
+    @property
+    def affinities(self) -> str:
+        """The cores as onnxruntime wants them: one entry for each of its own threads, counted from
+        1. '' when there is nothing to bind."""
+        if not self.cores:
+            return ""
+        own = range(1, self.count)
+        return ";".join(str(self.cores[n % len(self.cores)] + 1) for n in own)
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Have the calling thread on its core while this lasts: it is not the session's, and goes
+        back to where it was."""
+        if not self.cores:
+            yield
+            return
+        before = os.sched_getaffinity(0)  # 0: of this thread alone
+        os.sched_setaffinity(0, {self.cores[0]})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+ONE = Threads()

@@ -1,0 +1,80 @@
+"""A daemon's Server on a thread of the process whose model it shares: embedded mode.
+
+No daemon is installed. Workers of the same user find it by the handle (ipc/rendezvous.py). It ends
+with the process, or when whoever made it closes it; what workers map stays theirs.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Self
+
+from weightd.daemon.server import Server
+from weightd.daemon.settings import Settings
+from weightd.ipc.rendezvous import Rendezvous
+from weightd.ipc.runtime import InstanceLock, RuntimeFolder
+
+_STOP_S = 30.0
+
+
+class Embedded:
+    """Owns the server, its thread, its runtime folder and the lock on that."""
+
+    def __init__(self, environ: Mapping[str, str], settings: Settings | None = None) -> None:
+        self._pid = os.getpid()
+        self._rendezvous = Rendezvous(environ)
+        self._folder = self._rendezvous.new_folder()
+        self._lock = InstanceLock(self._folder)
+        try:
+            self._server = Server(self._folder, settings or Settings())
+        except BaseException:
+            self._lock.close()
+            self._rendezvous.remove(self._folder)
+            raise
+        self._thread = threading.Thread(
+            target=self._server.run, name="weightd:embedded", daemon=True
+        )
+        self._thread.start()
+        _running.add(self)
+
+    @property
+    def folder(self) -> RuntimeFolder:
+        """For a Client, and for attach()."""
+        return self._folder
+
+    def announce(self, handle: int) -> None:
+        """Let workers who have this handle find the server."""
+        self._rendezvous.announce(self._folder, handle)
+
+    def close(self) -> None:
+        """Stop serving. In a forked child: nothing, it is the parent's."""
+        if self._pid != os.getpid() or self not in _running:
+            return
+        _running.discard(self)
+        self._server.stop("the model that it shared was closed")
+        self._thread.join(_STOP_S)
+        self._lock.close()
+        self._rendezvous.remove(self._folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _let_go(self) -> None:
+        """In a forked child: close what would let workers believe that the parent still serves."""
+        self._server.let_go_in_child()
+
+
+_running: "weakref.WeakSet[Embedded]" = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for embedded in list(_running):
+        embedded._let_go()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
