@@ -111,6 +111,17 @@ class Attachment:
         return note or mapped.manifest.stamp.get("note", "")
 
     @property
+    def stamp(self) -> Mapping[str, str]:
+        """What the current version was compiled for, and from: see DESIGN.md."""
+        return self._version_now().manifest.stamp
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the weights, as the model's file has them; not all of them can be read
+        here: see weights."""
+        return frozenset(p.name for p in self._version_now().manifest.parameters)
+
+    @property
     def weights(self) -> Weights:
         """The current version's tensors; see Weights for how long they live."""
         return Weights(self._version_now())

@@ -1,7 +1,7 @@
 """Edits of ONNX graphs: where their weights are said to lie. Used by the stager, and by the
 reference engine, whose evaluator takes weights as inputs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import onnx
 
@@ -32,6 +32,21 @@ def with_constants(graph: bytes, tensors: Mapping[str, Array]) -> bytes:
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.name in tensors:
             set_bytes(tensor, tensors[tensor.name].tobytes())
+    return serialized(model)
+
+
+def with_open_sizes(graph: bytes, sizes: Collection[tuple[str, int]]) -> bytes:
+    """The graph with these axes of its inputs open: (input, axis). What it declares of the sizes of
+    other values is taken back, too: they follow from the inputs'."""
+    model = onnx.ModelProto.FromString(graph)
+    for port in model.graph.input:
+        for axis, dim in enumerate(port.type.tensor_type.shape.dim):
+            if (port.name, axis) in sizes:
+                dim.Clear()
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    del model.graph.value_info[:]
     return serialized(model)
 
 

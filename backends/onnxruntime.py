@@ -52,7 +52,7 @@ class Options:
         self.plain.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         )
-        self.plain.log_severity_level = 3  # errors; they also come as exceptions
+        self.plain.log_severity_level = 4  # errors come as exceptions
         self.plain.intra_op_num_threads = threads.count
         self.threads = threads
         if threads.operators > 1:

@@ -32,3 +32,14 @@ class RawTensors:
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]
         return self.buffer.data[offset : offset + self.specs[name].nbytes]
+
+
+def digest_of(source: Source) -> str:
+    """RawTensors(source).digest, without holding the tensors: they pass through one buffer."""
+    hasher = xxh3_128(source.graph or b"")
+    largest = max((spec.nbytes for spec in source.tensors.values()), default=0)
+    buffer = np.empty(largest, np.uint8)
+    for name, spec in source.tensors.items():
+        hasher.update(repr(spec).encode())
+        source.read_into(name, buffer.data[: spec.nbytes], hasher.update)
+    return hasher.hexdigest()

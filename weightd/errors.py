@@ -114,6 +114,10 @@ class BadInputError(RefusedError):
     """An input of predict has the wrong name, dtype or shape."""
 
 
+class SourceChangedError(RefusedError):
+    """The file that a model was made from is no longer what it was then."""
+
+
 class PredictError(RefusedError):
     """The engine failed while it ran the graph on these inputs."""
 

@@ -34,6 +34,24 @@ def check_parameters_fit(
         )
 
 
+def check_parts_fit(new: Iterable[Parameter], live: Iterable[Parameter], *, model: str) -> None:
+    """MismatchError unless there is something in `new`, and each of it has a name of `live`, with
+    its dtype and shape."""
+    brought = {parameter.name: parameter for parameter in new}
+    wanted = {parameter.name: parameter for parameter in live}
+    both = [(brought[name], wanted[name]) for name in brought if name in wanted]
+    faults = [
+        "" if brought else "it brings nothing",
+        _listed("not in the model", [n for n in brought if n not in wanted]),
+        _differing("dtype", both, lambda p: p.dtype),
+        _differing("shape", both, lambda p: p.shape),
+    ]
+    if any(faults):
+        raise MismatchError(
+            f"the update does not fit model {model!r}: " + "; ".join(filter(None, faults))
+        )
+
+
 def check_ports_fit(what: str, new: Sequence[Port], live: Sequence[Port], *, model: str) -> None:
     """MismatchError unless names, dtypes and sizes agree. Symbols may have other names."""
     if [_plain(port) for port in new] != [_plain(port) for port in live]:

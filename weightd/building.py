@@ -1,0 +1,276 @@
+"""What Model and ModelParallelRunner have in common: from a path, a Context and a configuration to a
+home that runs, with weightd's errors as the RuntimeErrors that scripts expect.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weightd import config, home, master
+from weightd.binding import Shape, as_arrays, shape_of
+from weightd.checks import check_instance
+from weightd.config import BuildConfig
+from weightd.cores import threads_for
+from weightd.errors import (
+    BadFileError,
+    BadInputError,
+    MismatchError,
+    PredictError,
+    SettingsError,
+    TargetError,
+    UsageError,
+    WeightdError,
+)
+from weightd.targets import resolve
+
+if TYPE_CHECKING:
+    from weightd.backends.ports import TensorInfo
+    from weightd.backends.threads import Threads
+    from weightd.context import Context
+    from weightd.group import ModelGroup
+    from weightd.home import Home
+    from weightd.tensor import Tensor
+    from weightd.weights.arrays import Array
+
+log = logging.getLogger("weightd")
+
+
+@contextmanager
+def as_runtime_error(prefix: str) -> Iterator[None]:
+    """What goes wrong inside comes out as a RuntimeError with this prefix."""
+    try:
+        yield
+    except (WeightdError, MemoryError, OSError, ValueError) as error:
+        raise RuntimeError(f"{prefix}{error}") from error
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+def read_config(path: str, given: Mapping[str, Any] | None, what: str) -> BuildConfig:
+    """The ini file at `path` ('' for none) and config_dict over it. what: the call's name, which
+    its errors begin with."""
+    file: config.Sections = {}
+    if path:
+        if not os.path.exists(path):
+            raise RuntimeError(f"{what} failed, config_path does not exist!")
+        with as_runtime_error("load configuration failed! Error is "):
+            file = config.read_ini(path)
+            config.parse(file, folder=Path(path).parent)
+    if given:
+        check_instance("config_dict", given, dict)
+        for name, values in given.items():
+            check_instance("config_dict_key", name, str)
+            if config.is_bare_key(name, values):
+                continue
+            check_instance("config_dict_value", values, dict)
+            for key, value in values.items():
+                check_instance("config_dict_value_key", key, str)
+                check_instance("config_dict_value_value", value, str)
+    with as_runtime_error("update configuration failed! Error is "):
+        return config.parse(
+            config.merged(file, given or {}), folder=Path(path).parent if path else None
+        )
+
+
+def check_decryption(key: object, mode: object, parallel: object) -> None:
+    """Check the three, and refuse: weightd reads no encrypted models."""
+    if not key:
+        return
+    check_instance("dec_key", key, bytes)
+    check_instance("dec_mode", mode, str)
+    check_instance("dec_num_parallel", parallel, int)
+    if not mode:
+        raise ValueError("dec_mode must not be empty string!")
+    raise RuntimeError(
+        "build_from_file failed! Error is weightd reads no encrypted models: export it again "
+        "without enc_key, and protect the file by its mode"
+    )
+
+
+# --- homes -----------------------------------------------------------------------------------
+
+
+def open_home(
+    path: str,
+    context: "Context",
+    settings: BuildConfig,
+    *,
+    group: "ModelGroup | None" = None,
+    sessions: int = 1,
+    is_parallel: bool = False,
+) -> "Home":
+    """Where the model will run: private, shared by us, or shared by another process. sessions: how
+    many predictions at once, each on cores of its own. is_parallel: they share the weights, be it
+    one alone."""
+    device = resolve(context.target, os.environ)
+    threads = threads_for(context.cpu, sessions)
+    _announce_precision(context, device)
+    is_shared = settings.pids is not None or settings.handle is not None
+    if is_shared and device != "cpu":
+        raise TargetError(
+            f"weights are shared in host memory, and this context's target is {device!r}: set "
+            'context.target = ["cpu"] in both processes'
+        )
+    if settings.handle is not None:
+        return home.shared_by_another(path, threads, settings.handle, os.environ)
+    if group is not None and not is_shared:
+        return group.home_of(path, threads, settings)
+    if is_shared or is_parallel:
+        found: Home = home.shared_by_us(path, threads, settings, os.environ)
+    else:
+        found = home.private(path, threads[0])
+    try:
+        _check_variables(settings, found)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _check_variables(settings: BuildConfig, found: "Home") -> None:
+    """What is declared must be there: an update would find out too late."""
+    unknown = [name for name in settings.variables.values() if name not in found.parameters]
+    if unknown:
+        raise SettingsError(
+            f"variable_weights_file names {', '.join(map(repr, unknown[:5]))}, which the model "
+            "does not have; `weightd inspect FILE` lists its weights"
+        )
+
+
+def _announce_precision(context: "Context", device: str) -> None:
+    """Say which wish for other precision is not met."""
+    mode = context.gpu.precision_mode if device == "gpu" else context.cpu.precision_mode
+    if mode == "preferred_fp16":
+        log.warning(
+            "precision_mode is 'preferred_fp16': onnxruntime runs the model in the precision that "
+            "it was exported in; export it in float16 for that"
+        )
+
+
+# --- shapes ----------------------------------------------------------------------------------
+
+
+def checked_shapes(
+    found: "Home", inputs: "Sequence[Tensor]", dims: Sequence[Sequence[int]]
+) -> dict[str, Shape]:
+    """The new shapes by input; MismatchError when they cannot be the model's."""
+    if len(inputs) != len(found.inputs):
+        raise BadInputError(f"the model has {len(found.inputs)} inputs, not {len(inputs)}")
+    symbols: dict[str, int] = {}
+    shapes = {}
+    for (name, info), dim in zip(found.inputs.items(), dims, strict=True):
+        shape = tuple(dim)
+        if any(size <= 0 for size in shape):
+            raise BadInputError(f"Invalid shape! {list(shape)} for input {name!r}")
+        if len(shape) != len(info.shape):
+            raise BadInputError(
+                f"Invalid shape! Input {name!r} has {len(info.shape)} dimensions, not {len(shape)}"
+            )
+        for size, declared in zip(shape, info.shape, strict=True):
+            if isinstance(declared, str) and symbols.setdefault(declared, size) != size:
+                raise BadInputError(
+                    f"dimension {declared!r} of input {name!r} is {size}, and "
+                    f"{symbols[declared]} elsewhere: it must be one size"
+                )
+        shapes[name] = shape
+    return shapes
+
+
+def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The outputs' shapes when the inputs have these: the model runs once on zeros."""
+    fixed = frozenset(
+        (name, axis)
+        for name, info in found.inputs.items()
+        for axis, declared in enumerate(info.shape)
+        if isinstance(declared, int) and declared != shapes[name][axis]
+    )
+    if fixed:
+        found.open_sizes(fixed)
+    zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
+    try:
+        outputs = found.run(zeros)
+    except PredictError as error:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        hint = (
+            "The given input shape's value != original input shape's value, and the graph does "
+            "not go along: a static shape is baked into it. Export the model with dynamic sizes "
+            f"there. With {listed}: {error}"
+            if fixed
+            else f"the graph does not run with {listed}: {error}"
+        )
+        raise MismatchError(hint) from error
+    return {name: outputs[name].shape for name in found.outputs}
+
+
+# --- weights ---------------------------------------------------------------------------------
+
+
+def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> "dict[str, Array]":
+    """New weights by the model's names. UsageError when one is not declared, or named twice."""
+    if not variables:
+        raise UsageError(
+            "no weights are declared as variable: build the model with [ascend_context] "
+            "variable_weights_file = a list of their names, one a line"
+        )
+    if not tensors:
+        raise UsageError("Common error code. No weights were given")
+    names = [tensor.name for tensor in tensors]
+    if not any(names):
+        if len(tensors) != len(variables):
+            raise UsageError(
+                f"{len(tensors)} weights came without names, and {len(variables)} are declared: "
+                "set Tensor.name, or give all of them in the order of the list"
+            )
+        names = list(variables)
+    undeclared = [name for name in names if name not in variables]
+    if undeclared:
+        raise UsageError(
+            f"{', '.join(map(repr, undeclared[:5]))} is not declared in variable_weights_file, "
+            f"which has: {', '.join(list(variables)[:10])}"
+        )
+    if len(set(names)) != len(names):
+        raise UsageError("a weight is given twice")
+    return dict(zip((variables[name] for name in names), as_arrays(tensors), strict=True))
+
+
+# --- what there is to know -------------------------------------------------------------------
+
+
+def model_info(key: str, found: "Home | None", settings: BuildConfig, path: str) -> str:
+    """The text for a key of get_model_info; '' when there is none."""
+    if key == "current_pid":
+        return str(master.current_pid(os.environ))
+    if found is None:
+        return ""
+    match key:
+        case "shareable_weight_mem_handle":
+            return "" if found.handle is None else str(found.handle)
+        case "input_shape":
+            return settings.shapes.get(key) or _shape_text(found.inputs)
+        case "dynamic_dims":
+            return settings.shapes.get(key, "")
+        case "user_info":
+            return "\n".join(f"{name}: {text}" for name, text in _notes(path).items())
+    return ""
+
+
+def _shape_text(inputs: "Mapping[str, TensorInfo]") -> str:
+    return ";".join(f"{n}:{','.join(map(str, shape_of(info)))}" for n, info in inputs.items())
+
+
+def _notes(path: str) -> Mapping[str, str]:
+    from weightd.weights.about import about
+
+    file_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return about(file_fd, file_name=Path(path).name).notes
+    except BadFileError:  # of its external data, which are not opened here
+        return {}
+    finally:
+        os.close(file_fd)

@@ -1,0 +1,309 @@
+"""MindSpore Lite's Model: one model in this process, alone or shared, by upstream's contract.
+
+Signatures, accepted values, exceptions and the order of checks are upstream's; what only an Ascend
+can do there, sharing weights and replacing them, works here on the CPU.
+"""
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from weightd import building, config
+from weightd.binding import (
+    Shape,
+    array_of,
+    check_outputs,
+    input_tensor,
+    output_meta,
+    results,
+    shape_of,
+)
+from weightd.checks import check_each, check_instance
+from weightd.context import Context
+from weightd.errors import UsageError, WeightdError
+from weightd.tensor import Tensor, TensorMeta
+
+if TYPE_CHECKING:
+    from weightd.group import ModelGroup
+    from weightd.home import Home
+    from weightd.weights.arrays import Array
+
+log = logging.getLogger("weightd")
+
+_REMEMBERED_SHAPES = 64
+_INFO_KEYS = (
+    "user_info",
+    "input_shape",
+    "dynamic_dims",
+    "current_pid",
+    "shareable_weight_mem_handle",
+)
+
+
+class ModelType(Enum):
+    """What kind of file a model is. weightd looks at the content, and reads MindIR and ONNX under
+    either name; a real .ms file (flatbuffers) it refuses."""
+
+    MINDIR = 0
+    MINDIR_LITE = 4
+
+
+class Model:
+    """A model that runs in this process.
+
+    Safe from several threads: predictions go on side by side, each on one version of the weights.
+    close(), which upstream does not have, lets go of the weights at once; so does the end of the
+    object.
+    """
+
+    def __init__(self) -> None:
+        self.model_path_ = ""
+        self._home: Home | None = None
+        self._config = config.BuildConfig()
+        self._building = threading.Lock()
+        self._group: ModelGroup | None = None
+        self._shapes: dict[str, Shape] = {}
+        self._output_shapes: dict[str, Shape] = {}
+        self._proven: OrderedDict[tuple[Shape, ...], dict[str, Shape]] = OrderedDict()
+
+    def __str__(self) -> str:
+        return f"model_path: {self.model_path_}."
+
+    # --- building ------------------------------------------------------------------------
+
+    def build_from_file(  # noqa: PLR0913, PLR0917 - upstream's
+        self,
+        model_path: str,
+        model_type: ModelType,
+        context: Context | None = None,
+        config_path: str = "",
+        config_dict: Mapping[str, Any] | None = None,
+        dec_key: bytes | None = None,
+        dec_mode: str = "AES-GCM",
+        dec_num_parallel: int = 0,
+    ) -> None:
+        """Load a model and prepare it for predict().
+
+        model_path: a MindIR or ONNX file. context: None for the CPU. config_path: an ini file;
+        config_dict: {section: {key: text}}, which beats it. In section [ascend_context],
+        [cpu_context], [gpu_context] or [weightd]:
+
+        shareable_weight_pid_list: '4711, 4712', PIDs from get_model_info("current_pid"): share the
+        weights with these processes of the same user. A daemon holds them if one lets this user in,
+        else this process serves the others as long as the model lives. Listed processes must live.
+        shareable_weight_mem_handle: the number that the sharing process got: use its weights. The
+        file must be the same model; its weights are not read.
+        variable_weights_file: a list of the weights that update_weights may replace, one a line:
+        `name`, or `name,the model's name`.
+        In [weightd]: daemon = auto, required or never; engine = prepacked, plain or reference.
+
+        dec_key, dec_mode, dec_num_parallel are checked, and encrypted models refused.
+
+        TypeError for a wrong type; RuntimeError for everything else, whose __cause__ is weightd's
+        own error where there is one. A model is built once.
+        """
+        context = self._check_build(model_path, model_type, context, config_path)
+        if not os.path.exists(model_path):
+            raise RuntimeError("build_from_file failed, model_path does not exist!")
+        self.model_path_ = model_path
+        settings = building.read_config(config_path, config_dict, "build_from_file")
+        building.check_decryption(dec_key, dec_mode, dec_num_parallel)
+        with self._building, building.as_runtime_error("build_from_file failed! Error is "):
+            if self._home is not None:
+                raise UsageError("Model has been called Build!")
+            home = building.open_home(model_path, context, settings, group=self._group)
+            self._shapes = {name: shape_of(info) for name, info in home.inputs.items()}
+            self._output_shapes = {name: shape_of(info) for name, info in home.outputs.items()}
+            self._config = settings
+            self._home = home
+
+    @staticmethod
+    def _check_build(
+        model_path: object, model_type: object, context: Context | None, config_path: object
+    ) -> Context:
+        check_instance("model_path", model_path, str)
+        check_instance("model_type", model_type, ModelType)
+        context = Context() if context is None else context
+        check_instance("context", context, Context)
+        check_instance("config_path", config_path, str)
+        return context
+
+    # --- inputs and outputs --------------------------------------------------------------
+
+    def get_inputs(self) -> list[Tensor]:
+        """The inputs as tensors to be filled; [] before the model is built. An open size is -1."""
+        home = self._home
+        if home is None:
+            return []
+        return [input_tensor(n, info, self._shapes[n]) for n, info in home.inputs.items()]
+
+    def get_outputs(self) -> tuple[TensorMeta, ...]:
+        """What predict() gives, in the shapes of the last resize(); () before the model is
+        built."""
+        home = self._home
+        if home is None:
+            return ()
+        shapes = self._output_shapes
+        return tuple(output_meta(n, info, shapes[n]) for n, info in home.outputs.items())
+
+    def resize(self, inputs: Sequence[Tensor], dims: Sequence[Sequence[int]]) -> None:
+        """Give the inputs other shapes; those of the tensors in `inputs` change in place.
+
+        The model runs once on zeros to prove a shape that is new to it. Sizes that the file
+        declares fixed can be changed too, as long as its graph goes along and the weights are not
+        shared. TypeError and ValueError as upstream; RuntimeError when the shapes do not fit, and
+        nothing is changed.
+        """
+        _check_resize(inputs, dims)
+        with self._building, building.as_runtime_error("resize failed! Error is "):
+            home = self._home
+            if home is None:
+                raise UsageError("Session is null, please build model first!")
+            wanted = building.checked_shapes(home, inputs, dims)
+            if wanted != self._shapes:
+                self._output_shapes = self._prove(home, wanted)
+                self._shapes = wanted
+            for tensor, shape in zip(inputs, wanted.values(), strict=True):
+                tensor.shape = list(shape)
+
+    def _prove(self, home: "Home", wanted: dict[str, Shape]) -> dict[str, Shape]:
+        """The outputs' shapes for these inputs'."""
+        key = tuple(wanted.values())
+        known = self._proven.get(key)
+        if known is None:
+            known = self._proven[key] = building.try_shapes(home, wanted)
+            while len(self._proven) > _REMEMBERED_SHAPES:
+                self._proven.popitem(last=False)
+        return known
+
+    # --- predicting ----------------------------------------------------------------------
+
+    def predict(
+        self,
+        inputs: "Sequence[Tensor | Array]",
+        outputs: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Run the model on inputs in the order of get_inputs(): Tensors, or arrays that are taken
+        as set_data_from_numpy() takes them. Nothing is copied on the way in.
+
+        outputs: tensors to be filled in place; those that have data must have room for exactly the
+        result. Returns the outputs, in memory of the caller's. TypeError for a wrong type;
+        RuntimeError for a wrong number of inputs, a missing input or a failing engine.
+        """
+        if not isinstance(inputs, list | tuple):
+            raise TypeError(f"inputs must be list or tuple, but got {type(inputs)}.")
+        home = self._home
+        infos = home.inputs if home is not None else {}
+        if len(infos) != len(inputs):
+            raise RuntimeError(f"model input len:{len(infos)} not equal input len:{len(inputs)}!")
+        feed = {}
+        for (name, info), given in zip(infos.items(), inputs, strict=True):
+            if isinstance(given, np.ndarray):
+                tensor = input_tensor(name, info, self._shapes[name])
+                tensor.set_data_from_numpy(given)
+            elif isinstance(given, Tensor):
+                tensor = given
+            else:
+                raise TypeError("inputs element must be Tensor, of numpy.")
+            feed[name] = tensor
+        room = check_outputs(outputs)
+        if home is None:
+            raise RuntimeError("predict failed! The model is not built: call build_from_file()")
+        try:
+            arrays = {name: array_of(tensor, name) for name, tensor in feed.items()}
+            return results(home.outputs, home.run(arrays), room)
+        except (WeightdError, MemoryError, ValueError) as error:
+            raise RuntimeError(f"predict failed! Error is {error}") from error
+
+    # --- weights -------------------------------------------------------------------------
+
+    def update_weights(self, weights: list[list[Tensor]]) -> None:
+        """Replace weights that variable_weights_file named: for this process, or, if it shares the
+        model, for all that have attached. Every prediction sees the old ones or all new ones.
+
+        weights: lists of Tensors, matched by their names; if none of them has a name, by their
+        order, which is then the list's. TypeError for a wrong type; RuntimeError when one is not
+        declared, not the model's, or of another shape or dtype, and nothing is changed.
+        """
+        check_instance("weights", weights, list)
+        for weight in weights:
+            check_instance("weight", weight, list)
+            for number, tensor in enumerate(weight):
+                if not isinstance(tensor, Tensor):
+                    raise TypeError(
+                        f"weights element must be Tensor, but got {type(tensor)} at index {number}."
+                    )
+        with building.as_runtime_error("update weight failed! Error is "):
+            home = self._home
+            if home is None:
+                raise UsageError("Session is null, please build model first!")
+            flat = [tensor for weight in weights for tensor in weight]
+            home.update(building.named_weights(flat, self._config.variables))
+
+    def get_model_info(self, key: str) -> str:
+        """What there is to know, as text; '' and a warning in the log for what there is not.
+
+        "current_pid": this process's PID, for the list of who shares; works before the model is
+        built. "shareable_weight_mem_handle": what those on the list need, a uint64.
+        "input_shape": "x:1,3,224,224;y:1". "dynamic_dims": what the configuration says of them.
+        "user_info": what the file's maker noted, "key: text" for each. TypeError when `key` is no
+        str.
+        """
+        check_instance("key", key, str)
+        try:
+            found = building.model_info(key, self._home, self._config, self.model_path_)
+        except (WeightdError, OSError) as error:
+            log.warning("get_model_info(%r): %s", key, error)
+            return ""
+        if not found:
+            known = "" if key in _INFO_KEYS else f"; the keys are {', '.join(_INFO_KEYS)}"
+            log.warning("there is no model info %r%s", key, known)
+        return found
+
+    # --- weightd's own -------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the weights. Who attached to them keeps what it has."""
+        home, self._home = self._home, None
+        if home is not None:
+            home.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _check_resize(inputs: object, dims: object) -> None:
+    """Types first, then numbers."""
+    if not isinstance(inputs, list | tuple):
+        raise TypeError(f"inputs must be list or tuple of Lite Tensor, but got {type(inputs)}.")
+    if not isinstance(dims, list | tuple):
+        raise TypeError(f"dims must be list or tuple of shape, but got {type(dims)}.")
+    for i, tensor in enumerate(inputs):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"inputs element must be Tensor, but got {type(tensor)} at index {i}.")
+    for i, shape in enumerate(dims):
+        if not isinstance(shape, list | tuple):
+            raise TypeError(
+                f"dims element must be list or tuple of int, but got {type(shape)} at index {i}."
+            )
+        for j, dim in enumerate(shape):
+            if not isinstance(dim, int):
+                raise TypeError(
+                    f"dims element's element must be int, but got {type(dim)} at {i}th dims "
+                    f"element's {j}th element."
+                )
+    if len(inputs) != len(dims):
+        raise ValueError(
+            "inputs' size does not match dims' size, but got "
+            f"inputs: {len(inputs)} and dims: {len(dims)}."
+        )
