@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from weightd.benchmarks import attach, first_answer, memory, predict, publish, swap
+from weightd.benchmarks import api, attach, first_answer, memory, predict, publish, swap
 from weightd.benchmarks.comparison import Comparison
 from weightd.benchmarks.daemon import Place, running_daemon
 from weightd.benchmarks.model import Model
@@ -123,6 +123,8 @@ class _Run:
                 yield from self._swap(subject)
             case "publish":
                 yield publish.measure_model(subject, effort.publish)
+            case "api":
+                yield from api.measure(subject, effort)
 
     def _memory(self, subject: Subject) -> Iterator[Comparison]:
         counts = memory.fitting(subject, self._plan.workers)

@@ -9,6 +9,7 @@ from pathlib import Path
 class Bars:
     """Limits; None where a model has none. memory_of_4_mib: the sum of four workers' PSS.
     private_mib: a worker's Private_Dirty beyond a private session's less its weights.
+    api: Model.predict, times a private session's.
     first_answer, publish: times of the floor's; forked: to open it, times of the floor's opening.
     """
 
@@ -19,6 +20,7 @@ class Bars:
     forked: float | None = None
     pause_s: float | None = None
     publish: float | None = None
+    api: float | None = 1.5
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Self
 from weightd.benchmarks.model import Model
 from weightd.errors import SettingsError
 
-MEASUREMENTS = ("attach", "memory", "predict", "first-answer", "swap", "publish")
+MEASUREMENTS = ("attach", "memory", "predict", "first-answer", "swap", "publish", "api")
 MIB = 2**20
 
 
@@ -23,6 +23,7 @@ class Effort:
     predict_s: float = 4.0
     first_answer: int = 5
     publish: int = 3
+    api: int = 5
     updates: int = 4
     predictions: int = 0
     attach_nbytes: tuple[int, ...] = (MIB, 64 * MIB, 1024 * MIB)
@@ -44,6 +45,7 @@ class Effort:
             predict_s=float("inf"),
             first_answer=rounds,
             publish=rounds,
+            api=rounds,
             updates=rounds,
         )
 
@@ -55,12 +57,13 @@ QUICK = Effort(
     predict_s=2.0,
     first_answer=3,
     publish=3,
+    api=3,
     updates=3,
     attach_nbytes=(MIB,),
     publish_nbytes=(64 * MIB,),
     formats=(),
 )
-FULL = replace(NORMAL, memory=3, first_answer=11, publish=5, updates=50, predictions=10_000)
+FULL = replace(NORMAL, memory=3, first_answer=11, publish=5, api=11, updates=50, predictions=10_000)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Both use one thread. The private session has every optimisation and pre-packing, as it comes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -20,8 +21,6 @@ _LEAST_ROUNDS = 5
 _WARMUP = 1
 _TOLERANCE = 1e-3
 
-Predict = Callable[[Mapping[str, Array]], dict[str, Array]]
-
 
 def measure(subject: Subject, effort: Effort) -> Iterator[Comparison]:
     """One row for each batch. PredictError when the two differ in more than rounding."""
@@ -29,7 +28,9 @@ def measure(subject: Subject, effort: Effort) -> Iterator[Comparison]:
     with subject.attach_here() as attachment:
         for batch, inputs in subject.inputs.items():
             _check_same_answer(subject, attachment.predict(inputs), private.predict(inputs))
-            ours, floor = _compare(attachment.predict, private.predict, inputs, effort)
+            ours, floor = compare(
+                partial(attachment.predict, inputs), partial(private.predict, inputs), effort
+            )
             yield Comparison(
                 "predict",
                 f"predict, {subject.title}" + (f", batch {batch}" if batch else ""),
@@ -42,16 +43,17 @@ def measure(subject: Subject, effort: Effort) -> Iterator[Comparison]:
             )
 
 
-def _compare(
-    ours: Predict, floor: Predict, inputs: Mapping[str, Array], effort: Effort
+def compare(
+    ours: Callable[[], object], floor: Callable[[], object], effort: Effort
 ) -> tuple[tuple[float, ...], ...]:
-    once_s = seconds_of(lambda: floor(inputs))
+    """Seconds of one call of each, as many times as the effort is worth."""
+    once_s = seconds_of(floor)
     calls = max(1, int(_CALLS_S / once_s))
     affordable = effort.predict_s / (2 * calls * once_s)
     rounds = int(min(effort.predict, max(_LEAST_ROUNDS, affordable)))
     return in_turns(
-        lambda: _mean_s(lambda: ours(inputs), calls),
-        lambda: _mean_s(lambda: floor(inputs), calls),
+        lambda: _mean_s(ours, calls),
+        lambda: _mean_s(floor, calls),
         rounds=rounds,
         warmup=_WARMUP,
     )

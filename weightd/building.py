@@ -15,7 +15,7 @@ from weightd import config, home, master
 from weightd.binding import Shape, as_arrays, shape_of
 from weightd.checks import check_instance
 from weightd.config import BuildConfig
-from weightd.cores import threads_for
+from weightd.allotment import threads_for
 from weightd.errors import (
     BadFileError,
     BadInputError,

@@ -27,7 +27,7 @@ Only = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Of attach, memory, predict, first-answer, swap, publish; joined by commas.",
+        help="Of attach, memory, predict, first-answer, swap, publish, api; joined by commas.",
         show_default=False,
     ),
 ]

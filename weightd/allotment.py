@@ -1,0 +1,37 @@
+"""What a Context's numbers of threads, and wishes for cores, come to: for each session its Threads."""
+
+import os
+from typing import TYPE_CHECKING
+
+from weightd.backends.threads import Threads
+from weightd.cores import cores_for, speeds_of_cores
+
+if TYPE_CHECKING:
+    from weightd.context import _CPU
+
+
+def threads_for(cpu: "_CPU", sessions: int = 1) -> tuple[Threads, ...]:
+    """For each of so many sessions. thread_num 0: as many as there are cores for each. Cores are
+    dealt out in order, and around again when there are too few."""
+    allowed = os.sched_getaffinity(0)
+    count = cpu.thread_num or max(1, len(allowed) // sessions)
+    operators = max(1, min(cpu.inter_op_parallel_num, count))
+    cores = cores_for(
+        cpu.thread_affinity_mode,
+        cpu.thread_affinity_core_list,
+        count * sessions,
+        allowed,
+        speeds_of_cores(),
+    )
+    return tuple(
+        Threads(count, operators, _dealt(cores, n * count, count)) for n in range(sessions)
+    )
+
+
+def workers_for(cpu: "_CPU", asked: int) -> int:
+    """How many workers a runner has. 0 asked for: as many as the cores suffice for."""
+    return asked or max(1, len(os.sched_getaffinity(0)) // max(1, cpu.thread_num))
+
+
+def _dealt(cores: tuple[int, ...], first: int, count: int) -> tuple[int, ...]:
+    return tuple(cores[(first + n) % len(cores)] for n in range(count)) if cores else ()
