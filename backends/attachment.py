@@ -362,7 +362,8 @@ class Attachment:
 
     def _lost(self, error: WeightdError) -> None:
         if not self._is_closing and not self.lag:  # a Goodbye has said it
-            log.warning("%s; predictions go on with the version that is mapped", error)
+            why = str(error)  # the text alone, as above
+            log.warning("%s; predictions go on with the version that is mapped", why)
 
 
 def attach(
