@@ -157,6 +157,11 @@ def _leave_behind() -> None:
 os.register_at_fork(after_in_child=_leave_behind)
 
 
+def has_cuda() -> bool:
+    """Whether this onnxruntime can use a CUDA device."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
 def stamp() -> dict[str, str]:
     """What a compiled version depends on."""
     return {"onnxruntime": ort.__version__, "cpu": _cpu()}

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from weightd.backends.attachment import Attachment, attach, current_pid
+from weightd.backends.attaching import attach, current_pid
+from weightd.backends.attachment import Attachment
 from weightd.backends.base import named
 from weightd.benchmarks.job import Job
 from weightd.benchmarks.onnxruntime import PrivateSession

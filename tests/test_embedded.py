@@ -14,7 +14,7 @@ import pytest
 import weightd
 from tests.daemons import LENET, running_daemon
 from tests.helpers import wait_until
-from weightd.backends.attachment import attach_by_handle
+from weightd.backends.attaching import attach_by_handle
 from weightd.backends.threads import ONE
 from weightd.daemon.embedded import Embedded
 from weightd.errors import NoDaemonError, NotAllowedError

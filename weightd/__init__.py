@@ -19,18 +19,34 @@ from weightd._version import __version__
 from weightd.errors import WeightdError
 
 if TYPE_CHECKING:
-    from weightd.backends.attachment import Attachment, attach, current_pid
+    from weightd.backends.attaching import attach, current_pid
+    from weightd.backends.attachment import Attachment
     from weightd.backends.ports import TensorInfo
     from weightd.client import Client
+    from weightd.context import Context
     from weightd.evaluation import Evaluation, evaluate
+    from weightd.group import ModelGroup, ModelGroupFlag
     from weightd.ipc.protocol import DaemonStatus
+    from weightd.model import Model, ModelType
+    from weightd.runner import ModelParallelRunner
+    from weightd.tensor import DataType, Format, Tensor, TensorMeta
 
 __all__ = [
     "Attachment",
     "Client",
+    "Context",
     "DaemonStatus",
+    "DataType",
     "Evaluation",
+    "Format",
+    "Model",
+    "ModelGroup",
+    "ModelGroupFlag",
+    "ModelParallelRunner",
+    "ModelType",
+    "Tensor",
     "TensorInfo",
+    "TensorMeta",
     "WeightdError",
     "__version__",
     "attach",
@@ -42,12 +58,22 @@ __all__ = [
 _LAZY = {
     "Attachment": "weightd.backends.attachment",
     "TensorInfo": "weightd.backends.ports",
-    "attach": "weightd.backends.attachment",
-    "current_pid": "weightd.backends.attachment",
+    "attach": "weightd.backends.attaching",
+    "current_pid": "weightd.backends.attaching",
     "Client": "weightd.client",
     "Evaluation": "weightd.evaluation",
     "evaluate": "weightd.evaluation",
     "DaemonStatus": "weightd.ipc.protocol",
+    "Context": "weightd.context",
+    "DataType": "weightd.tensor",
+    "Format": "weightd.tensor",
+    "Tensor": "weightd.tensor",
+    "TensorMeta": "weightd.tensor",
+    "Model": "weightd.model",
+    "ModelType": "weightd.model",
+    "ModelParallelRunner": "weightd.runner",
+    "ModelGroup": "weightd.group",
+    "ModelGroupFlag": "weightd.group",
 }
 
 

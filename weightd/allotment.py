@@ -1,4 +1,4 @@
-"""What a Context's numbers of threads, and wishes for cores, come to: for each session its Threads."""
+"""What a Context asks of threads and cores, as the Threads of each session."""
 
 import os
 from typing import TYPE_CHECKING
@@ -7,10 +7,10 @@ from weightd.backends.threads import Threads
 from weightd.cores import cores_for, speeds_of_cores
 
 if TYPE_CHECKING:
-    from weightd.context import _CPU
+    from weightd.context import CpuSettings
 
 
-def threads_for(cpu: "_CPU", sessions: int = 1) -> tuple[Threads, ...]:
+def threads_for(cpu: "CpuSettings", sessions: int = 1) -> tuple[Threads, ...]:
     """For each of so many sessions. thread_num 0: as many as there are cores for each. Cores are
     dealt out in order, and around again when there are too few."""
     allowed = os.sched_getaffinity(0)
@@ -19,7 +19,6 @@ def threads_for(cpu: "_CPU", sessions: int = 1) -> tuple[Threads, ...]:
     cores = cores_for(
         cpu.thread_affinity_mode,
         cpu.thread_affinity_core_list,
-        count * sessions,
         allowed,
         speeds_of_cores(),
     )
@@ -28,7 +27,7 @@ def threads_for(cpu: "_CPU", sessions: int = 1) -> tuple[Threads, ...]:
     )
 
 
-def workers_for(cpu: "_CPU", asked: int) -> int:
+def workers_for(cpu: "CpuSettings", asked: int) -> int:
     """How many workers a runner has. 0 asked for: as many as the cores suffice for."""
     return asked or max(1, len(os.sched_getaffinity(0)) // max(1, cpu.thread_num))
 

@@ -1,5 +1,5 @@
-"""What Model and ModelParallelRunner have in common: from a path, a Context and a configuration to a
-home that runs, with weightd's errors as the RuntimeErrors that scripts expect.
+"""What Model and ModelParallelRunner have in common: from a path, a Context and a configuration to
+a home that runs, with weightd's errors as the RuntimeErrors that scripts expect.
 """
 
 import logging
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weightd import config, home, master
+from weightd.allotment import threads_for
 from weightd.binding import Shape, as_arrays, shape_of
 from weightd.checks import check_instance
 from weightd.config import BuildConfig
-from weightd.allotment import threads_for
 from weightd.errors import (
     BadFileError,
     BadInputError,
@@ -30,7 +30,6 @@ from weightd.targets import resolve
 
 if TYPE_CHECKING:
     from weightd.backends.ports import TensorInfo
-    from weightd.backends.threads import Threads
     from weightd.context import Context
     from weightd.group import ModelGroup
     from weightd.home import Home
@@ -246,8 +245,10 @@ def model_info(key: str, found: "Home | None", settings: BuildConfig, path: str)
     """The text for a key of get_model_info; '' when there is none."""
     if key == "current_pid":
         return str(master.current_pid(os.environ))
-    if found is None:
-        return ""
+    return "" if found is None else _info_of(key, found, settings, path)
+
+
+def _info_of(key: str, found: "Home", settings: BuildConfig, path: str) -> str:
     match key:
         case "shareable_weight_mem_handle":
             return "" if found.handle is None else str(found.handle)

@@ -114,6 +114,10 @@ class BadInputError(RefusedError):
     """An input of predict has the wrong name, dtype or shape."""
 
 
+class TargetError(RefusedError):
+    """This machine does not have the device that a Context names."""
+
+
 class SourceChangedError(RefusedError):
     """The file that a model was made from is no longer what it was then."""
 

@@ -1,9 +1,8 @@
-"""MindSpore Lite's ModelGroup: models of one process that share weights, working memory, or both."""
+"""MindSpore Lite's ModelGroup: models of one process that share weights, workspace, or both."""
 
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from weightd.context import Context
 from weightd.model import Model, ModelType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from weightd.backends.threads import Threads
     from weightd.config import BuildConfig
     from weightd.home import Home, SharedHome
@@ -36,7 +37,7 @@ class ModelGroup:
 
     def __init__(self, flags: ModelGroupFlag = ModelGroupFlag.SHARE_WORKSPACE) -> None:
         if not isinstance(flags, ModelGroupFlag):
-            raise RuntimeError(  # noqa: TRY004 - upstream's
+            raise RuntimeError(
                 "Parameter flags should be ModelGroupFlag.SHARE_WORKSPACE or "
                 "ModelGroupFlag.SHARE_WEIGHT or ModelGroupFlag.SHARE_WEIGHT_WORKSPACE"
             )

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-from weightd.backends.attachment import Attachment, attach_by_handle
+from weightd.backends.attaching import attach_by_handle
+from weightd.backends.attachment import Attachment
 from weightd.backends.origin import check_same_file
 from weightd.backends.ports import TensorInfo, infos_of
 from weightd.backends.private import Private
@@ -27,8 +28,8 @@ Arrays = Mapping[str, Array]
 
 
 class Home(ABC):
-    """inputs, outputs: by name. parameters: the names of its weights. handle: of a shared model, else None. Owns what it opened, until
-    close() or the end of the object."""
+    """inputs, outputs: by name. parameters: the names of its weights. handle: of a shared model,
+    else None. Owns what it opened, until close() or the end of the object."""
 
     handle: int | None = None
 

@@ -101,7 +101,7 @@ def folder_of(handle: int, environ: Mapping[str, str]) -> RuntimeFolder:
 def current_pid(environ: Mapping[str, str]) -> int:
     """This process's PID: the daemon's word where there is one; else what the process itself
     believes, which is proven when it attaches."""
-    from weightd.backends.attachment import current_pid as told
+    from weightd.backends.attaching import current_pid as told
 
     with contextlib.suppress(NoDaemonError, SettingsError):
         return told(runtime_dir=RuntimeFolder.find(None, environ).path)

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,7 +24,7 @@ from weightd.binding import (
     results,
     shape_of,
 )
-from weightd.checks import check_each, check_instance
+from weightd.checks import check_instance
 from weightd.context import Context
 from weightd.errors import UsageError, WeightdError
 from weightd.tensor import Tensor, TensorMeta
@@ -292,18 +291,22 @@ def _check_resize(inputs: object, dims: object) -> None:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"inputs element must be Tensor, but got {type(tensor)} at index {i}.")
     for i, shape in enumerate(dims):
-        if not isinstance(shape, list | tuple):
-            raise TypeError(
-                f"dims element must be list or tuple of int, but got {type(shape)} at index {i}."
-            )
-        for j, dim in enumerate(shape):
-            if not isinstance(dim, int):
-                raise TypeError(
-                    f"dims element's element must be int, but got {type(dim)} at {i}th dims "
-                    f"element's {j}th element."
-                )
+        _check_dims(shape, i)
     if len(inputs) != len(dims):
         raise ValueError(
             "inputs' size does not match dims' size, but got "
             f"inputs: {len(inputs)} and dims: {len(dims)}."
         )
+
+
+def _check_dims(shape: object, i: int) -> None:
+    if not isinstance(shape, list | tuple):
+        raise TypeError(
+            f"dims element must be list or tuple of int, but got {type(shape)} at index {i}."
+        )
+    for j, dim in enumerate(shape):
+        if not isinstance(dim, int):
+            raise TypeError(
+                f"dims element's element must be int, but got {type(dim)} at {i}th dims "
+                f"element's {j}th element."
+            )

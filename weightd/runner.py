@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from weightd import building
+from weightd.allotment import workers_for
 from weightd.binding import array_of, check_outputs, input_tensor, results, shape_of
 from weightd.checks import check_each, check_instance
 from weightd.context import Context
-from weightd.allotment import workers_for
 from weightd.errors import BadInputError, UsageError, WeightdError
 from weightd.tensor import Tensor
 

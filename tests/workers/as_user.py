@@ -15,6 +15,7 @@ NEEDED = (
     "numpy.random",
     "onnxruntime.capi._pybind_state",
     "tests.raw",
+    "weightd.backends.attaching",
     "weightd.backends.attachment",
     "weightd.backends.onnxruntime",
     "weightd.backends.reference",
