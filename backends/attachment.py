@@ -25,7 +25,6 @@ from weightd.backends.sessions import open_sessions
 from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion, Weights
 from weightd.errors import (
-    BadInputError,
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
@@ -37,7 +36,6 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
 from weightd.ipc.lease import Grant, Lease, Notices
-from weightd.ipc.runtime import RuntimeFolder
 from weightd.weights.arrays import Array
 
 log = logging.getLogger("weightd.worker")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from weightd.backends import sources
 from weightd.backends.base import Compiled, Task, named
 from weightd.backends.live import LiveVersion
 from weightd.backends.raw import RawTensors, Report
@@ -26,12 +27,13 @@ from weightd.errors import (
     PredictError,
 )
 from weightd.ipc import memory
-from weightd.ipc.protocol import AUTOMATIC, Job, Staged
+from weightd.ipc.job import Job, Staged
+from weightd.ipc.protocol import AUTOMATIC
 from weightd.weights.entries import Parameter
 from weightd.weights.fit import check_parameters_fit, check_ports_fit
 from weightd.weights.manifest import HEADER_NBYTES, Manifest
 from weightd.weights.names import AUTO, mapped
-from weightd.weights.source import Source, open_source
+from weightd.weights.source import Source
 
 # Measured: the raw tensors, the engine's own two, packed and not, both forms in what it saves, and
 # then the segment. Never all of them at once, hence not eight.
@@ -40,39 +42,39 @@ _UNFIT = (AnswerError, BadManifestError, CompileError, PredictError)
 
 
 class _Model(NamedTuple):
-    """What is to be compiled, and what will be said of it."""
+    """What is to be compiled, and what will be said of it. origin: stamps."""
 
     source: Source
     graph: bytes
     raw: RawTensors
     draft: Manifest
     task: Task
+    updated: tuple[str, ...]
+    origin: dict[str, str]
 
 
 def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> Staged:
     """Fill and seal the job's segment. Any refusal leaves it unsealed."""
     with ExitStack() as resources:
-        source = resources.enter_context(
-            open_source(
-                job.file_fd,
-                file_name=job.file_name,
-                folder_fd=job.folder_fd,
-                weights_only=job.weights_only,
-            )
-        )
         live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
-        renamed = _renamed(job, source, live)
+        source, renamed = sources.opened(job, live)
+        resources.enter_context(source)
         raw_nbytes = sum(spec.nbytes for spec in source.tensors.values())
         allow_memory(raw_nbytes)
         draft = msgspec.structs.replace(_draft(job, source, live), renamed=renamed)
+        updated = sources.updated_of(source)
         writer = resources.enter_context(Writer(job, report, live))
         graph = source.graph or (live.graph if live else None)
         if graph is None:
-            return writer.seal(writer.fill(draft, source=source))
+            unsealed = writer.fill(draft, source=source, updated=updated)
+            digest = sources.digest_of_stored(unsealed.manifest)
+            return writer.seal(unsealed, sources.origin(job, _manifest(live), digest))
         memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}")
         task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(live))
-        model = _Model(source, graph, RawTensors(source, report), draft, task)
-        return _compiled(job, writer, model)
+        raw = RawTensors(source, report)
+        draft = msgspec.structs.replace(draft, parameters=_digested(draft.parameters, raw))
+        origin = sources.origin(job, _manifest(live), raw.digest)
+        return _compiled(job, writer, _Model(source, graph, raw, draft, task, updated, origin))
 
 
 def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:
@@ -91,7 +93,7 @@ def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:
 def _by(engine: str, job: Job, writer: Writer, model: _Model, notes: list[str]) -> Staged:
     """Compile, write, verify, seal. What it raises leaves the writer ready for another engine."""
     with named(engine).compile(model.graph, model.raw, model.task) as compiled:
-        stamp = _stamp(engine, job, compiled, notes) | {"weights": model.raw.digest}
+        stamp = _stamp(engine, job, compiled, notes) | model.origin
         unsealed = writer.fill(
             model.draft,
             source=model.source,
@@ -99,6 +101,7 @@ def _by(engine: str, job: Job, writer: Writer, model: _Model, notes: list[str]) 
             raw=model.raw,
             compiled=compiled,
             reference=compiled.answer[:2] if compiled.answer else ({}, {}),
+            updated=model.updated,
         )
     model.task.report("verifying", 0, model.raw.buffer.nbytes)
     try:
@@ -136,21 +139,22 @@ def _stamp(engine: str, job: Job, compiled: Compiled, notes: list[str]) -> dict[
     return stamp
 
 
+def _manifest(live: LiveVersion | None) -> Manifest | None:
+    return None if live is None else live.manifest
+
+
+def _digested(parameters: tuple[Parameter, ...], raw: RawTensors) -> tuple[Parameter, ...]:
+    """With the digests of what was read, to know it again."""
+    return tuple(
+        msgspec.structs.replace(parameter, digest=raw.digests.get(parameter.name, b""))
+        for parameter in parameters
+    )
+
+
 def _mapped(live: LiveVersion | None) -> MappedVersion | None:
     if live is None:
         return None
     return MappedVersion(live.manifest, [segment.data for segment in live.segments])
-
-
-def _renamed(job: Job, source: Source, live: LiveVersion | None) -> dict[str, str]:
-    """Give the source's tensors the names that the job's rules make of them."""
-    if not job.names or live is None:
-        return {}
-    base = live.manifest
-    wanted = [parameter.name for parameter in base.parameters]
-    renamed = mapped(job.names, source.tensors, wanted, base.constants)
-    source.rename(renamed)
-    return renamed
 
 
 def _check_fit(job: Job, parameters: tuple[Parameter, ...], base: Manifest) -> None:
@@ -202,5 +206,5 @@ def _draft(job: Job, source: Source, live: LiveVersion | None) -> Manifest:
         outputs=said.outputs,
         parameters=parameters,
         constants=said.constants,
-        source=f"{job.file_name} ({source.format})",
+        source=sources.said_of(job, source, base),
     )

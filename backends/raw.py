@@ -1,6 +1,6 @@
 """The tensors of a source in private memory: what an engine compiles from, in the stager."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from xxhash import xxh3_128
@@ -12,22 +12,23 @@ Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
 
 
 class RawTensors:
-    """All tensors of a source in one private buffer, by name. Freed with the object. digest: of
-    their names, dtypes, shapes and bytes, and of the source's graph."""
+    """All tensors of a source in one private buffer, by name. Freed with the object. digests: of
+    the bytes of each; digest: of all, with names, dtypes, shapes and the source's graph."""
 
     def __init__(self, source: Source, report: Report) -> None:
         self.specs: dict[str, TensorSpec] = source.tensors
         arena = Arena(start=0)
         self.offsets = {name: arena.place(spec.nbytes) for name, spec in self.specs.items()}
         self.buffer = np.empty(arena.nbytes, np.uint8)
-        hasher = xxh3_128(source.graph or b"")
+        self.digests: dict[str, bytes] = {}
         done = 0
         for name, spec in self.specs.items():
-            hasher.update(repr(spec).encode())
+            hasher = xxh3_128()
             source.read_into(name, self.bytes_of(name), hasher.update)
+            self.digests[name] = hasher.digest()
             done += spec.nbytes
             report("reading", done, arena.nbytes)
-        self.digest = hasher.hexdigest()
+        self.digest = digest_of_all(source.graph, self.specs.values(), self.digests)
 
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]
@@ -36,10 +37,22 @@ class RawTensors:
 
 def digest_of(source: Source) -> str:
     """RawTensors(source).digest, without holding the tensors: they pass through one buffer."""
-    hasher = xxh3_128(source.graph or b"")
     largest = max((spec.nbytes for spec in source.tensors.values()), default=0)
     buffer = np.empty(largest, np.uint8)
+    digests = {}
     for name, spec in source.tensors.items():
-        hasher.update(repr(spec).encode())
+        hasher = xxh3_128()
         source.read_into(name, buffer.data[: spec.nbytes], hasher.update)
+        digests[name] = hasher.digest()
+    return digest_of_all(source.graph, source.tensors.values(), digests)
+
+
+def digest_of_all(
+    graph: bytes | None, specs: Iterable[TensorSpec], digests: Mapping[str, bytes]
+) -> str:
+    """One digest of a graph and of tensors, whose own digests are known."""
+    hasher = xxh3_128(graph or b"")
+    for spec in specs:
+        hasher.update(repr(spec).encode())
+        hasher.update(digests[spec.name])
     return hasher.hexdigest()

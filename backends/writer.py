@@ -12,10 +12,10 @@ filling.py). Copies are of what it has in segments that are not worth keeping fo
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from weightd.backends.live import LiveVersion
 from weightd.backends.raw import RawTensors, Report
 from weightd.errors import BadFileError
 from weightd.ipc import memory
-from weightd.ipc.protocol import Job, Staged
+from weightd.ipc.job import Job, Staged
 from weightd.ipc.segment import Segment
 from weightd.weights.arena import PAGE_NBYTES, Arena
 from weightd.weights.arrays import Array, are_equal, dtype_name
@@ -60,6 +60,13 @@ class Unsealed:
         return tuple(segment.fileno() for segment in self.segments)
 
 
+class _Stored(NamedTuple):
+    """Source tensors that the version keeps as they are."""
+
+    specs: Mapping[str, TensorSpec]
+    read_into: ReadInto
+
+
 @dataclass(frozen=True)
 class _Part:
     """One list of the manifest: what goes in, who brings the bytes, what the live version has."""
@@ -79,7 +86,7 @@ class Writer:
         self._live = live
         self._resources = ExitStack()
 
-    def fill(
+    def fill(  # noqa: PLR0913 - each is a part
         self,
         draft: Manifest,
         *,
@@ -88,15 +95,18 @@ class Writer:
         raw: RawTensors | None = None,
         compiled: Compiled | None = None,
         reference: tuple[Arrays, Arrays] = ({}, {}),
+        updated: tuple[str, ...] = (),
     ) -> Unsealed:
         """Write everything but the manifest.
 
         draft: what is said of the version. graph: the source's; raw: its tensors in memory;
         compiled: what an engine made of both. reference: inputs and the outputs that they must
-        give, by the names of the ports.
+        give, by the names of the ports. updated: tensors that updates brought, which a compiled
+        version stores beside what the engine made of them.
         """
         is_stored = compiled is None or self._job.keep_tensors
-        parts = self._parts(source if is_stored else None, compiled, reference)
+        stored = source.tensors if is_stored else {n: source.tensors[n] for n in updated}
+        parts = self._parts(_Stored(stored, source.read_into), compiled, reference)
         graphs = [g for g in (graph, compiled.graph if compiled else None) if g is not None]
         segment = self._reserve(graphs, parts)
         filling = Filling(segment, self._live, self._job.budget_nbytes)
@@ -110,7 +120,7 @@ class Writer:
         blobs = [filling.final(blob) for blob in blobs]
         engine, tensors, inputs, outputs = (tuple(map(filling.final, part)) for part in lists)
         if raw is not None and not is_stored:
-            tensors = _unchanged(filling, engine, raw, compiled.inside if compiled else {})
+            tensors += _unchanged(filling, engine, raw, compiled.inside if compiled else {}, stored)
         segment.cut(filling.nbytes)
         sizes = self._live.manifest.segments if self._live else ()
         manifest = msgspec.structs.replace(
@@ -120,6 +130,7 @@ class Writer:
             compiled=engine,
             reference_inputs=inputs,
             reference_outputs=outputs,
+            updated=updated,
             source_graph=blobs[0] if graph is not None else None,
             graph=blobs[1] if compiled is not None else None,
             stamp=self._stamp(compiled),
@@ -160,7 +171,7 @@ class Writer:
         self._resources.close()
 
     def _parts(
-        self, source: Source | None, compiled: Compiled | None, reference: tuple[Arrays, Arrays]
+        self, stored: "_Stored", compiled: Compiled | None, reference: tuple[Arrays, Arrays]
     ) -> list[_Part]:
         """The manifest's four lists, in the order in which they are written."""
         old = self._live.manifest if self._live else None
@@ -169,9 +180,7 @@ class Writer:
             _Part(compiled.tensors, compiled.read_into, old.compiled if old else ())
             if compiled
             else _NOTHING,
-            _Part(source.tensors, source.read_into, old.tensors if old else ())
-            if source
-            else _NOTHING,
+            _Part(stored.specs, stored.read_into, old.tensors if old else ()),
             _part_of(inputs, old.reference_inputs if old else ()),
             _part_of(outputs, old.reference_outputs if old else ()),
         ]
@@ -241,16 +250,21 @@ def _sized(manifest: Manifest, nbytes: int) -> Manifest:
 
 
 def _unchanged(
-    filling: Filling, entries: Entries, raw: RawTensors, inside: Mapping[str, Inside]
+    filling: Filling,
+    entries: Entries,
+    raw: RawTensors,
+    inside: Mapping[str, Inside],
+    stored: Collection[str],
 ) -> Entries:
     """The compiled tensors, and parts of them, that are source tensors still, byte for byte and
-    under their names."""
+    under their names; without those that are stored by themselves."""
     by_name = {entry.name: entry for entry in entries}
     found = [
         _within(by_name[inside[name].piece], spec, inside[name].offset)
         if name in inside
         else by_name.get(name)
         for name, spec in raw.specs.items()
+        if name not in stored
     ]
     return tuple(
         _with_digest(entry, filling.bytes_of(entry))

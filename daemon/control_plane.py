@@ -119,7 +119,7 @@ class ControlPlane:
         match request:
             case protocol.CurrentPid():
                 return self._current_pid(envelope)
-            case protocol.Load() | protocol.Publish():
+            case protocol.Load() | protocol.Publish() | protocol.Update():
                 self._stage(request, envelope)
                 return None  # the answer comes when the stager is done
             case protocol.Unload():
@@ -149,7 +149,9 @@ class ControlPlane:
             self._processes.remember(process)
         return protocol.YourPid(envelope.pid)
 
-    def _stage(self, request: protocol.Load | protocol.Publish, envelope: Envelope) -> None:
+    def _stage(
+        self, request: protocol.Load | protocol.Publish | protocol.Update, envelope: Envelope
+    ) -> None:
         offered = self._admin_plane.take(request.ticket, envelope.uid)
         asker = Asker(
             envelope.uid,
@@ -160,10 +162,15 @@ class ControlPlane:
                 protocol.Failed(*to_wire(result)) if isinstance(result, WeightdError) else result,
             ),
         )
-        if isinstance(request, protocol.Load):
-            self._publisher.load(request, offered, asker)
-        else:
-            self._publisher.publish(request, offered, asker)
+        match request:
+            case protocol.Load():
+                self._publisher.load(request, offered, asker)
+            case protocol.Publish():
+                self._publisher.publish(request, offered, asker)
+            case protocol.Update():
+                self._publisher.update(request, offered, asker)
+            case _:
+                assert_never(request)
 
     def _allow(self, request: protocol.Allow, asker: int) -> protocol.Allowed:
         self._catalog.model(request.model)

@@ -2,10 +2,10 @@
 nothing. One at a time for each model, a few at a time together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.catalog import Catalog
@@ -48,9 +48,11 @@ class Asker:
 
 @dataclass(eq=False)
 class _Running:
+    """file: what the version will have been made from; None when it came in memory."""
+
     staging: Staging
     asker: Asker
-    offered: OfferedFile
+    file: OfferedFile | None
     version: Version
     is_dry: bool
 
@@ -104,49 +106,80 @@ class Publisher:
         with ExitStack() as on_error:
             on_error.callback(offered.close)
             self._check_room()
-            base = self._vault.get(self._catalog.model(request.model).live.uid)
-            stamp = base.manifest.stamp
-            engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
-            version = self._catalog.stage_next(request.model)
-            order = self._order(request.model, version, offered, engine, "keep_tensors" in stamp)
-            self._vault.retain(version.uid, base)
-            on_error.callback(self._vault.release, version.uid)
-            order = replace(
-                order,
-                base=base,
-                kept_for=stamp.get("kept_for", ""),
-                weights_only="weights_only" in stamp,
-                names=request.names,
-            )
-            self._start(order, version, offered, asker, request.dry_run)
-            on_error.pop_all()
+            changes = {"names": request.names}
+            self._stage_next(request.model, offered, asker, request.dry_run, on_error, changes)
+
+    def update(self, request: protocol.Update, offered: OfferedFile, asker: Asker) -> None:
+        """Stage the next version of a model: the live one with what `offered` brings. Owns it from
+        here on, also when it raises."""
+        with ExitStack() as on_error:
+            on_error.callback(offered.close)
+            self._check_room()
+            live = self._catalog.model(request.model).live
+            names = rules_of(self._vault.get(live.uid).manifest.stamp)
+            file = self._duplicate_of(live, on_error)
+            changes = {"names": names, "is_overlay": True, "update": offered}
+            self._stage_next(request.model, file, asker, request.dry_run, on_error, changes)
 
     def keep_tensors(self, name: str, why: str) -> None:
         """Stage the live version once more, with its original tensors. StagingError when they
         cannot be had."""
         model = self._catalog.model(name)
-        base = self._vault.get(model.live.uid)
-        source = self._sources.get(model.live.uid)
+        base = self._vault.get(model.live.uid).manifest
         if not self._settings.keep_tensors_on_demand:
             raise StagingError("keep_tensors_on_demand is off")
-        if "keep_tensors" in base.manifest.stamp or base.manifest.layout == "tensors":
+        if "keep_tensors" in base.stamp or base.layout == "tensors":
             raise StagingError("its original tensors are there already")
-        if source is None:
+        if self._sources.get(model.live.uid) is None:
             raise StagingError("its weights did not come from a file that could be read again")
         asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
         with ExitStack() as on_error:
             self._check_room()
-            offered = source.duplicate()
-            on_error.callback(offered.close)
-            engine = protocol.convert(base.manifest.stamp.get("asked", ""), protocol.Engine)
-            version = self._catalog.stage_next(name)
-            order = self._order(name, version, offered, engine, keep_tensors=True)
-            self._vault.retain(version.uid, base)
-            on_error.callback(self._vault.release, version.uid)
-            names = rules_of(base.manifest.stamp)
-            order = replace(order, base=base, names=names, is_same=True, kept_for=why)
-            self._start(order, version, offered, asker, is_dry=False)
-            on_error.pop_all()
+            file = self._duplicate_of(model.live, on_error)
+            changes = {
+                "keep_tensors": True,
+                "names": rules_of(base.stamp),
+                "is_same": True,
+                "is_overlay": bool(base.updated),
+                "kept_for": why,
+            }
+            self._stage_next(name, file, asker, False, on_error, changes)
+
+    def _duplicate_of(self, version: Version, on_error: ExitStack) -> OfferedFile | None:
+        """The file that a version was made from, to be the next one's."""
+        source = self._sources.get(version.uid)
+        if source is None:
+            return None
+        file = source.duplicate()
+        on_error.callback(file.close)
+        return file
+
+    def _stage_next(
+        self,
+        name: str,
+        file: OfferedFile | None,
+        asker: Asker,
+        is_dry: bool,
+        on_error: ExitStack,
+        changes: Mapping[str, Any],
+    ) -> None:
+        """Begin a staging that follows the live version. changes: of its order. Empties `on_error`
+        when it has begun."""
+        base = self._vault.get(self._catalog.model(name).live.uid)
+        stamp = base.manifest.stamp
+        engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
+        version = self._catalog.stage_next(name)
+        order = self._order(name, version, file, engine, "keep_tensors" in stamp)
+        self._vault.retain(version.uid, base)
+        on_error.callback(self._vault.release, version.uid)
+        order = replace(
+            order,
+            base=base,
+            kept_for=stamp.get("kept_for", ""),
+            weights_only="weights_only" in stamp,
+        )
+        self._start(replace(order, **changes), version, file, asker, is_dry)
+        on_error.pop_all()
 
     def owner_of_staged(self, model: str) -> int | None:
         running = self._running.get(model)
@@ -190,16 +223,16 @@ class Publisher:
         self,
         model: str,
         version: Version,
-        offered: OfferedFile,
+        file: OfferedFile | None,
         engine: protocol.Engine,
         keep_tensors: bool,
     ) -> Order:
         return Order(
             model=model,
             version=version.number,
-            file_name=offered.name,
-            file_fd=offered.file_fd,
-            folder_fd=offered.folder_fd,
+            file_name=file.name if file else "",
+            file_fd=file.file_fd if file else None,
+            folder_fd=file.folder_fd if file else None,
             engine=engine or self._settings.engine,
             keep_tensors=keep_tensors,
             base=None,
@@ -213,7 +246,7 @@ class Publisher:
         return None if budget is None else max(0, budget - self._vault.nbytes)
 
     def _start(
-        self, order: Order, version: Version, offered: OfferedFile, asker: Asker, is_dry: bool
+        self, order: Order, version: Version, file: OfferedFile | None, asker: Asker, is_dry: bool
     ) -> None:
         try:
             staging = Staging(
@@ -222,15 +255,17 @@ class Publisher:
         except (WeightdError, OSError) as error:  # OSError: the daemon has no descriptor left
             self._catalog.abort(order.model)
             raise StagingError(f"staging {order.model!r} could not begin: {error}") from error
-        self._running[order.model] = _Running(staging, asker, offered, version, is_dry)
-        log.info("staging %s version %d from %s", order.model, order.version, order.file_name)
+        self._running[order.model] = _Running(staging, asker, file, version, is_dry)
+        name = order.update.name if order.update else order.file_name
+        log.info("staging %s version %d from %s", order.model, order.version, name)
 
     def _done(self, order: Order, outcome: Outcome) -> None:
         running = self._running.pop(order.model)
+        _close(order.update)
         try:
             live = self._settle(order, running, outcome)
         except WeightdError as error:
-            running.offered.close()
+            _close(running.file)
             self._catalog.abort(order.model)
             self._release(order, running.version)
             self._host.emit("failed", order.model, order.version, 0, str(error))
@@ -254,7 +289,7 @@ class Publisher:
             if running.is_dry:
                 self._catalog.abort(order.model)
                 self._release(order, running.version)
-                running.offered.close()
+                _close(running.file)
                 return live
             if order.is_same:
                 _check_same(outcome.manifest, order)
@@ -264,8 +299,9 @@ class Publisher:
         self._host.perform(
             self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
         )
-        self._sources.keep(running.version.uid, running.offered)
-        what = "loaded" if order.base is None else "published"
+        if running.file is not None:
+            self._sources.keep(running.version.uid, running.file)
+        what = "loaded" if order.base is None else "updated" if order.update else "published"
         text = f"{live.nbytes} bytes, {new.nbytes} of them new"
         self._host.emit(what, order.model, order.version, 0, text)
         return live
@@ -286,6 +322,11 @@ class Publisher:
                 f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
                 "or raise memory_budget"
             )
+
+
+def _close(file: OfferedFile | None) -> None:
+    if file is not None:
+        file.close()
 
 
 def _check_same(manifest: Manifest, order: Order) -> None:

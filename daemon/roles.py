@@ -20,6 +20,7 @@ ROLES: dict[type[protocol.Message], Role] = {
     protocol.Allow: Role.OWNER,
     protocol.Revoke: Role.OWNER,
     protocol.Publish: Role.OWNER,
+    protocol.Update: Role.OWNER,
     protocol.Rollback: Role.OWNER,
     protocol.Cancel: Role.OWNER,
     protocol.Shutdown: Role.ADMIN,

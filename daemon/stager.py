@@ -16,6 +16,7 @@ from pathlib import Path
 
 from weightd.errors import InsufficientMemoryError, WeightdError, to_wire
 from weightd.ipc import linux, protocol
+from weightd.ipc.job import Job
 
 _REFUSED_STATUS = 3
 _GRACE_CPU_S = 5
@@ -51,7 +52,7 @@ class Reporter:
 
 
 def main() -> int:
-    job = protocol.decode(sys.stdin.buffer.read(), protocol.Job)
+    job = protocol.decode(sys.stdin.buffer.read(), Job)
     reporter = Reporter(int(sys.argv[1]))
     _restrain(job)
     try:
@@ -78,14 +79,15 @@ def main() -> int:
     return 0
 
 
-def _restrain(job: protocol.Job) -> None:
+def _restrain(job: Job) -> None:
     linux.die_with_parent(signal.SIGKILL)
     Path("/proc/self/oom_score_adj").write_text("1000")  # before hiding: /proc/self is root's then
     linux.hide_from_same_user()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # SIGXCPU first, which says why; SIGKILL for a process that ignores it.
     resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_s, job.cpu_s + _GRACE_CPU_S))
-    _allow_memory(os.fstat(job.file_fd).st_size)
+    fds = (job.file_fd, job.update_fd, *job.base_fds)
+    _allow_memory(max(os.fstat(fd).st_size for fd in fds if fd is not None))
 
 
 def _allow_memory(weights_nbytes: int) -> None:

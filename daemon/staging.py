@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.child import Child
 from weightd.daemon.loop import Loop
 from weightd.errors import (
@@ -23,6 +24,7 @@ from weightd.errors import (
     from_wire,
 )
 from weightd.ipc import protocol
+from weightd.ipc.job import Job, Staged, StagerReport
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
 from weightd.weights.manifest import Manifest, read_manifest
 from weightd.weights.names import rules_of
@@ -56,12 +58,13 @@ class Order:
     """What to stage. base: the live version when this is a publish; its segments stay the
     caller's, and must stay open until the end. weights_only: leave a graph aside. names: rules for
     the names of the file. is_same: it is to have the weights of base. kept_for: whose need it is
-    that the tensors are kept."""
+    that the tensors are kept. is_overlay: base with what `update`, which stays the caller's,
+    brings; the file is then the one that base came from, None when it came in memory."""
 
     model: str
     version: int
     file_name: str
-    file_fd: int
+    file_fd: int | None
     folder_fd: int | None
     engine: protocol.Engine
     keep_tensors: bool
@@ -73,6 +76,8 @@ class Order:
     names: tuple[str, ...] = ()
     is_same: bool = False
     kept_for: str = ""
+    is_overlay: bool = False
+    update: OfferedFile | None = None
 
 
 class Staging:
@@ -91,7 +96,7 @@ class Staging:
         self._order = order
         self._when_progress = when_progress
         self._when_done = when_done
-        self._report: protocol.Staged | protocol.Failed | None = None
+        self._report: Staged | protocol.Failed | None = None
         self._stopped_with: WeightdError | None = None
         self.progress = protocol.Progress("starting", 0, 0)
         self._segment_fd = new_memfd(f"weightd:{order.model}.v{order.version}")
@@ -121,7 +126,8 @@ class Staging:
     def _start(self, stager: Sequence[str]) -> Child:
         order = self._order
         base_fds = tuple(s.fileno() for s in order.base.segments) if order.base else ()
-        fds = [self._segment_fd, order.file_fd, order.folder_fd, *base_fds]
+        update_fd = order.update.file_fd if order.update else None
+        fds = [self._segment_fd, order.file_fd, order.folder_fd, update_fd, *base_fds]
         return Child(
             self._loop,
             stager,
@@ -131,9 +137,9 @@ class Staging:
             when_ended=self._ended,
         )
 
-    def _job(self, base_fds: tuple[int, ...]) -> protocol.Job:
+    def _job(self, base_fds: tuple[int, ...]) -> Job:
         order = self._order
-        return protocol.Job(
+        return Job(
             model=order.model,
             version=order.version,
             file_name=order.file_name,
@@ -149,6 +155,9 @@ class Staging:
             kept_for=order.kept_for,
             weights_only=order.weights_only,
             names=order.names,
+            is_overlay=order.is_overlay,
+            update_fd=order.update.file_fd if order.update else None,
+            update_name=order.update.name if order.update else "",
         )
 
     def _beat(self) -> None:
@@ -166,7 +175,7 @@ class Staging:
 
     def _got(self, raw: bytes) -> None:
         try:
-            report = protocol.decode(raw, protocol.StagerReport)
+            report = protocol.decode(raw, StagerReport)
         except BadRequestError as error:
             self.stop(
                 StagingError(f"the stager of {self._order.model!r} reported nonsense: {error}")
@@ -221,6 +230,8 @@ class Staging:
                 raise StagingError(f"the stager of {order.model!r} used another engine than asked")
             if not _is_named_as_asked(order.names, manifest):
                 raise StagingError(f"the stager of {order.model!r} gave other names than asked")
+            if not _is_updated_as_asked(order, manifest):
+                raise StagingError(f"the stager of {order.model!r} lost or made up an update")
             older = self._older_segments(manifest, base_segments)
         except WeightdError:
             segment.close()
@@ -265,6 +276,17 @@ def _is_named_as_asked(rules: tuple[str, ...], manifest: Manifest) -> bool:
         return False
     new = set(filter(None, manifest.renamed.values()))
     return new <= {parameter.name for parameter in manifest.parameters}
+
+
+def _is_updated_as_asked(order: Order, manifest: Manifest) -> bool:
+    """What earlier updates brought is still said to be theirs, and nothing without an update."""
+    if not order.is_overlay:
+        return not manifest.updated
+    assert order.base is not None
+    before = set(order.base.manifest.updated)
+    return before <= set(manifest.updated) and (
+        order.update is not None or before == set(manifest.updated)
+    )
 
 
 def _adopt_read_only(fd: int) -> Segment:

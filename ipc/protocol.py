@@ -1,4 +1,4 @@
-"""Every message of every socket, and their encoding. The only file that imports msgpack.
+"""Every message of every socket, and the encoding of all. The only file that imports msgpack.
 
 A message is a frozen struct; its class name is its tag on the wire. decode() takes bytes of an
 untrusted peer: msgpack with its limits set, then a check of tag, fields and types. What is not
@@ -88,6 +88,15 @@ class Publish(Message, frozen=True):
     names: NameRules = ()
 
 
+class Update(Message, frozen=True):
+    """Stage the next version: what the offered file brings, and the rest as it is in the live one;
+    and make it live."""
+
+    model: ModelName
+    ticket: Uint64
+    dry_run: bool = False
+
+
 class Rollback(Message, frozen=True):
     """Make a held version live again; none named: the one before the live one."""
 
@@ -110,7 +119,17 @@ class Shutdown(Message, frozen=True):
 
 
 ControlRequest = (
-    CurrentPid | Load | Unload | Allow | Revoke | Publish | Rollback | Cancel | Status | Shutdown
+    CurrentPid
+    | Load
+    | Unload
+    | Allow
+    | Revoke
+    | Publish
+    | Update
+    | Rollback
+    | Cancel
+    | Status
+    | Shutdown
 )
 
 # --- replies -----------------------------------------------------------------------------
@@ -304,8 +323,8 @@ AttachReply = Failed | YourPid | Granted | Fetched | Notice | Revocation | Unhel
 
 
 class Event(Message, frozen=True):
-    """Something happened: what is one of loaded, published, rolled-back, unloaded, freed, allowed,
-    revoked, attached, switched, fell-back, detached, failed, stopping."""
+    """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
+    allowed, revoked, attached, switched, fell-back, detached, failed, stopping."""
 
     what: str
     model: str
@@ -314,38 +333,7 @@ class Event(Message, frozen=True):
     text: str
 
 
-# --- stager ------------------------------------------------------------------------------
-
-
-class Job(Message, frozen=True):
-    """What a stager has to do. fds are numbers of descriptors that it inherits."""
-
-    model: ModelName
-    version: VersionNumber
-    file_name: str
-    engine: Engine
-    keep_tensors: bool
-    file_fd: int
-    folder_fd: int | None
-    segment_fd: int
-    base_fds: tuple[int, ...]  # the live version's segments, in its manifest's order
-    budget_nbytes: int | None
-    cpu_s: int
-    answer_limit_s: float
-    weights_only: bool = False
-    names: tuple[str, ...] = ()
-    kept_for: str = ""  # whose need it is that the tensors are kept; '' when they were asked for
-
-
-class Staged(Message, frozen=True):
-    """The segment is filled and sealed. base_segments: which of the live version's segments the
-    new one uses too, by their number there, in the order of the new manifest."""
-
-    nbytes: Uint64
-    base_segments: Annotated[tuple[Uint64, ...], msgspec.Meta(max_length=15)] = ()
-
-
-StagerReport = Progress | Staged | Failed
+# --- encoding ----------------------------------------------------------------------------
 
 
 def encode(message: Message) -> bytes:

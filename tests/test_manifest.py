@@ -113,6 +113,15 @@ ABUSES: dict[str, tuple[dict[str, Any], str]] = {
     "port symbol of no text": ({"inputs": (Port("x", "int8", ("\ud800",)),)}, "not valid Unicode"),
     "duplicate parameter": ({"parameters": (Parameter("b", "int8", ()),) * 2}, "occurs twice"),
     "bad parameter": ({"parameters": (Parameter("b", "int8", (-1,)),)}, "parameter 'b' has a neg"),
+    "short digest of a parameter": (
+        {"parameters": (Parameter("b", "int8", (), b"short"),)},
+        "parameter 'b' has a digest of 5 bytes",
+    ),
+    "update of nothing known": ({"updated": ("v",)}, "updated tensor 'v' is not one of the param"),
+    "update that is nowhere": (
+        {"parameters": (Parameter("zz", "int8", ()),), "updated": ("zz",), "constants": ()},
+        "updated tensor 'zz' is not among the tensors",
+    ),
     "unknown constant": ({"constants": ("c",)}, "constant 'c' is not one of the parameters"),
     "reference for no port": (
         {"reference_inputs": (entry(name="z", segment=1, offset=0),)},

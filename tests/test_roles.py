@@ -20,6 +20,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
         protocol.Allow("m", (1,)),
         protocol.Revoke("m"),
         protocol.Publish("m", 1),
+        protocol.Update("m", 1),
         protocol.Rollback("m"),
         protocol.Cancel("m"),
         protocol.Shutdown(),

@@ -26,9 +26,10 @@ LIVE = msgspec.structs.replace(HONEST, version=1, parameters=(Parameter("w", "fl
 LIAR = """
 import sys
 from weightd.ipc import protocol
+from weightd.ipc.job import Job, Staged
 from weightd.ipc.segment import SEALS
 import fcntl, os
-job = protocol.decode(sys.stdin.buffer.read(), protocol.Job)
+job = protocol.decode(sys.stdin.buffer.read(), Job)
 def report(message): os.write(int(sys.argv[-1]), protocol.encode(message))
 def fill(raw, seals=SEALS):
     os.write(job.segment_fd, raw)
@@ -83,7 +84,7 @@ def outcome_of(
 
 
 def test_an_honest_one_is_believed(loop: Loop) -> None:
-    program = f"fill({page(HONEST)!r}); report(protocol.Staged(8192))"
+    program = f"fill({page(HONEST)!r}); report(Staged(8192))"
     outcome = outcome_of(loop, program)
     assert isinstance(outcome, Filled)
     assert outcome.manifest == HONEST
@@ -99,7 +100,7 @@ OTHER_ENGINE = msgspec.structs.replace(HONEST, stamp={"engine": "plain"})
 RENAMED = msgspec.structs.replace(HONEST, renamed={"net.w": "w"})
 OTHER_RULES = msgspec.structs.replace(HONEST, stamp={"engine": "", "names": "net.*=*"})
 NO_STAMP = msgspec.structs.replace(HONEST, stamp={})
-STAGED = "report(protocol.Staged(8192))"
+STAGED = "report(Staged(8192))"
 LIES = {
     "unsealed": (f"fill({page(HONEST)!r}, 0); {STAGED}", StagingError, "not sealed"),
     "half-sealed": (f"fill({page(HONEST)!r}, 7); {STAGED}", StagingError, "not sealed"),
@@ -177,7 +178,7 @@ FOREIGN: dict[str, tuple[Manifest, str]] = {
 def test_a_stager_that_names_a_foreign_segment_is_refused(loop: Loop, lie: str) -> None:
     manifest, numbers = FOREIGN[lie]
     base = live()
-    program = f"fill({page(manifest)!r}); report(protocol.Staged(8192, {numbers}))"
+    program = f"fill({page(manifest)!r}); report(Staged(8192, {numbers}))"
     outcome = outcome_of(loop, program, base=base)
     base.segments[0].close()
     assert isinstance(outcome, BadManifestError)
@@ -186,7 +187,7 @@ def test_a_stager_that_names_a_foreign_segment_is_refused(loop: Loop, lie: str) 
 
 @pytest.mark.parametrize(("manifest", "numbers"), [(SHARING, "(0,)"), (HONEST, "(0,)")])
 def test_a_first_version_shares_nothing(loop: Loop, manifest: Manifest, numbers: str) -> None:
-    program = f"fill({page(manifest)!r}); report(protocol.Staged(8192, {numbers}))"
+    program = f"fill({page(manifest)!r}); report(Staged(8192, {numbers}))"
     outcome = outcome_of(loop, program)
     assert isinstance(outcome, StagingError)
     assert "speaks of older segments" in str(outcome)
@@ -194,7 +195,7 @@ def test_a_first_version_shares_nothing(loop: Loop, manifest: Manifest, numbers:
 
 def test_an_honest_one_may_use_the_live_versions_segment(loop: Loop) -> None:
     base = live()
-    program = f"fill({page(FITTING)!r}); report(protocol.Staged(8192, (0,)))"
+    program = f"fill({page(FITTING)!r}); report(Staged(8192, (0,)))"
     outcome = outcome_of(loop, program, base=base)
     assert isinstance(outcome, Filled)
     assert outcome.segments[1:] == base.segments

@@ -13,7 +13,7 @@ from weightd.backends.live import LiveVersion
 from weightd.backends.raw import RawTensors
 from weightd.backends.writer import Writer
 from weightd.errors import InsufficientMemoryError
-from weightd.ipc.protocol import Job, Staged
+from weightd.ipc.job import Job, Staged
 from weightd.ipc.segment import new_memfd, reopen_read_only
 from weightd.weights.arrays import Array
 from weightd.weights.entries import Port

@@ -122,6 +122,29 @@ class Client:
             on_renamed(live.renamed)
         return live.version
 
+    def update(
+        self,
+        name: str,
+        file: "str | os.PathLike[str] | Mapping[str, Array]",
+        *,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Replace some of a model's weights; returns the version that is now live (with dry_run:
+        would be). The others stay as they are in the live version.
+
+        file: those that change, by the model's names: a path, or arrays, copied into sealed memory.
+        The others are read from the live version's memory, or again from the file that it was made
+        from, which must be what it was. A refusal changes nothing and uses up no number. Returns
+        when new attaches get the version; workers switch on their own.
+
+        Other parameters and errors as in publish(), and SourceChangedError. MismatchError also when
+        the others cannot be had: they were packed, and came in memory.
+        """
+        with self._offered(name, file) as ticket:
+            request = protocol.Update(name, ticket, dry_run)
+            return self._ask(request, protocol.Live, on_progress).version
+
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make a held version live again, None for the one that was live before; returns the
         version that is now live. Raises UnknownModelError, UnknownVersionError,

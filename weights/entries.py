@@ -19,11 +19,13 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tensor that a publish may bring, as the model's source file names it."""
+    """A tensor that a publish may bring, as the model's source file names it. digest: of its bytes
+    in the file that this version was made from; empty where nothing would be compared with it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    digest: bytes = b""
 
 
 class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -57,7 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parameters: what a publish brings; constants: those of them that it may leave out.
     reference_inputs, reference_outputs: an answer that the model must give, by the ports' names.
     stamp: what the version was compiled for. source: file name and format, for people. renamed:
-    what rules made of the names in it; "": left out.
+    what rules made of the names in it; "": left out. updated: tensors whose values are not that
+    file's: they are among `tensors`.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     constants: tuple[str, ...] = ()
     source: str = ""
     renamed: dict[str, str] = {}
+    updated: tuple[str, ...] = ()
     reference_inputs: tuple[TensorEntry, ...] = ()
     reference_outputs: tuple[TensorEntry, ...] = ()
 
@@ -106,6 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         rules.check_constants(self.constants, self.parameters)
         rules.check_texts([self.source, *self.stamp, *self.stamp.values()])
         rules.check_renamed(self.renamed)
+        rules.check_updated(self.updated, self.parameters, self.tensors)
 
     def _check_identity(self) -> None:
         if fault := name_fault(self.model):

@@ -51,6 +51,10 @@ def check_tensors(what: str, tensors: Sequence[TensorEntry | Parameter]) -> None
         fault = tensor_fault(tensor.dtype, tensor.shape)
         if fault:
             raise BadManifestError(f"{what} {tensor.name!r} {fault}")
+        if isinstance(tensor, Parameter) and len(tensor.digest) not in (0, DIGEST_NBYTES):
+            raise BadManifestError(
+                f"{what} {tensor.name!r} has a digest of {len(tensor.digest)} bytes"
+            )
 
 
 def check_ports(what: str, ports: Sequence[Port]) -> None:
@@ -93,6 +97,21 @@ def check_constants(constants: Sequence[str], parameters: Sequence[Parameter]) -
     unknown = set(constants) - {parameter.name for parameter in parameters}
     if unknown:
         raise BadManifestError(f"constant {min(unknown)!r} is not one of the parameters")
+
+
+def check_updated(
+    updated: Sequence[str], parameters: Sequence[Parameter], tensors: Sequence[TensorEntry]
+) -> None:
+    """What came with updates is in no file, so it must be here."""
+    if not updated:
+        return
+    _check_names("updated tensor", updated)
+    unknown = set(updated) - {parameter.name for parameter in parameters}
+    if unknown:
+        raise BadManifestError(f"updated tensor {min(unknown)!r} is not one of the parameters")
+    missing = set(updated) - {entry.name for entry in tensors}
+    if missing:
+        raise BadManifestError(f"updated tensor {min(missing)!r} is not among the tensors")
 
 
 def check_blob(what: str, blob: Blob | None, segments: Sequence[int]) -> None:

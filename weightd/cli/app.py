@@ -15,7 +15,7 @@ from weightd.cli.daemon import demo, events, shutdown, status
 from weightd.cli.doctor import doctor
 from weightd.cli.eval import eval_
 from weightd.cli.inspect import inspect
-from weightd.cli.models import cancel, load, publish, rollback, unload
+from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 PANELS = {
     "The daemon": (serve, status, events, shutdown),
-    "Models": (load, publish, rollback, cancel, unload),
+    "Models": (load, publish, update, rollback, cancel, unload),
     "Workers": (allow, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
     "This machine": (doctor, demo, bench),

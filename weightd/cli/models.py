@@ -116,6 +116,33 @@ def publish(
     _print_live(name, version, dry_run=dry_run, as_json=as_json, renamed=renamed if rules else None)
 
 
+def update(
+    name: ModelName,
+    file: ModelFile,
+    *,
+    dry_run: DryRun = False,
+    runtime_dir: RuntimeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace some weights of a model. Ctrl-C cancels it.
+
+    FILE holds those that change; the others stay as they are in the live version. It
+    returns when new attaches get them; attached workers switch while they predict.
+    A refusal changes nothing.
+
+    \b
+    Examples:
+      weightd update lenet head.safetensors
+      weightd update lenet head.npz --dry-run
+    """
+    with (
+        connect(runtime_dir) as client,
+        progress_bar(f"update {name}", as_json=as_json) as on_progress,
+    ):
+        version = client.update(name, file, dry_run=dry_run, on_progress=on_progress)
+    _print_live(name, version, dry_run=dry_run, as_json=as_json)
+
+
 def rollback(
     name: ModelName,
     version: Annotated[
