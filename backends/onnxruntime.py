@@ -60,7 +60,12 @@ class Options:
             self.plain.inter_op_num_threads = threads.operators
         if threads.affinities:
             self._set("session.intra_op_thread_affinities", threads.affinities)
+        self.providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
         self._lent: list[ort.OrtValue] = []  # the options keep only their addresses
+
+    def on_gpu(self, number: int) -> None:
+        """Run what CUDA has kernels for on this device, and the rest on the CPU."""
+        self.providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
 
     def without_packing(self) -> None:
         """Leave matrices as they are: no private copy, and slower."""
@@ -101,13 +106,11 @@ class Options:
 
 
 class OrtSession:
-    """An onnxruntime session on the CPU. Building one raises CompileError."""
+    """An onnxruntime session. Building one raises CompileError."""
 
     def __init__(self, graph: bytes, options: Options) -> None:
         try:
-            self._session = ort.InferenceSession(
-                graph, options.plain, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(graph, options.plain, providers=options.providers)
         except _ERRORS as error:
             raise CompileError(f"onnxruntime cannot run this model: {error}") from error
         if not options.threads.is_lone:

@@ -29,14 +29,17 @@ OpenSizes = frozenset[tuple[str, int]]  # an input's name, and one of its axes
 
 
 class Private:
-    """One model file, run here alone. Safe from several threads. Owns the open file, its folder and
-    the session, until close().
+    """One model file, run here alone. gpu: the number of the CUDA device to run it on. Safe from
+    several threads. Owns the open file, its folder and the session, until close().
 
     Raises BadFileError, UnsupportedModelError, CompileError.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: Threads) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], threads: Threads, *, gpu: int | None = None
+    ) -> None:
         self._pid = os.getpid()
+        self._gpu = gpu
         self._threads = threads
         self._changing = threading.Lock()
         self._updates: dict[str, Array] = {}
@@ -121,6 +124,8 @@ class Private:
         assert source.graph is not None
         graph = with_open_sizes(source.graph, sizes) if sizes else source.graph
         options = Options(optimise=True, threads=self._threads)
+        if self._gpu is not None:
+            options.on_gpu(self._gpu)
         options.give(raw.buffer.data)
         return OrtSession(lay_out(graph, raw), options)
 

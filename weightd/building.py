@@ -111,10 +111,11 @@ def open_home(
     threads = threads_for(context.cpu, sessions)
     _announce_precision(context, device)
     is_shared = settings.pids is not None or settings.handle is not None
-    if is_shared and device != "cpu":
+    is_together = is_shared or is_parallel or group is not None
+    if is_together and device != "cpu":
         raise TargetError(
             f"weights are shared in host memory, and this context's target is {device!r}: set "
-            'context.target = ["cpu"] in both processes'
+            'context.target = ["cpu"], in all processes that share'
         )
     if settings.handle is not None:
         return home.shared_by_another(path, threads, settings.handle, os.environ)
@@ -123,7 +124,8 @@ def open_home(
     if is_shared or is_parallel:
         found: Home = home.shared_by_us(path, threads, settings, os.environ)
     else:
-        found = home.private(path, threads[0])
+        gpu = context.gpu.device_id if device == "gpu" else None
+        found = home.private(path, threads[0], gpu=gpu)
     try:
         _check_variables(settings, found)
     except BaseException:

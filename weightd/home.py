@@ -62,8 +62,8 @@ class Home(ABC):
 class PrivateHome(Home):
     """The weights are this process's own."""
 
-    def __init__(self, path: str, threads: Threads) -> None:
-        private = Private(path, threads)
+    def __init__(self, path: str, threads: Threads, gpu: int | None) -> None:
+        private = Private(path, threads, gpu=gpu)
         super().__init__(private.close)
         self._private = private
         self.inputs, self.outputs = infos_of(private.inputs), infos_of(private.outputs)
@@ -114,9 +114,9 @@ class SharedHome(Home):
         )
 
 
-def private(path: str, threads: Threads) -> Home:
-    """The model for this process alone."""
-    return PrivateHome(path, threads)
+def private(path: str, threads: Threads, *, gpu: int | None = None) -> Home:
+    """The model for this process alone; on the CPU, or on a GPU by its number."""
+    return PrivateHome(path, threads, gpu)
 
 
 def shared_by_us(
