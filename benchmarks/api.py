@@ -75,7 +75,7 @@ def _throughput(subject: Subject, rounds: int) -> Comparison:
         ours,
         floor,
         f"{count} private processes",
-        Bar(0.95, is_least=True),
+        Bar.at_least(subject.model.bars.runner),
         subject.name,
         count,
     )

@@ -38,6 +38,11 @@ class Bar:
         """None where there is no limit."""
         return None if limit is None else cls(limit, of)
 
+    @classmethod
+    def at_least(cls, limit: float | None) -> "Bar | None":
+        """Of the ratio; None where there is no limit."""
+        return None if limit is None else cls(limit, is_least=True)
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -9,7 +9,8 @@ from pathlib import Path
 class Bars:
     """Limits; None where a model has none. memory_of_4_mib: the sum of four workers' PSS.
     private_mib: a worker's Private_Dirty beyond a private session's less its weights.
-    api: Model.predict, times a private session's.
+    api: Model.predict, times a private session's; runner: a ModelParallelRunner's predictions a
+    second, of as many private processes'.
     first_answer, publish: times of the floor's; forked: to open it, times of the floor's opening.
     """
 
@@ -21,6 +22,7 @@ class Bars:
     pause_s: float | None = None
     publish: float | None = None
     api: float | None = 1.5
+    runner: float | None = 0.95
 
 
 @dataclass(frozen=True)
