@@ -19,7 +19,8 @@ from weightd import __version__
 
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
-    "serve", "status", "events", "shutdown", "load", "publish", "update", "rollback", "cancel", "unload",
+    "serve", "status", "events", "shutdown",
+    "load", "publish", "update", "rollback", "cancel", "unload",
     "allow", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench",
 ]  # fmt: skip
