@@ -28,6 +28,7 @@ from weightd.ipc.runtime import EMBEDDED, InstanceLock, RuntimeFolder
 from weightd.ipc.seqpacket import connect
 
 _PROBE_S = 1.0
+_MAX_PATH = 107 - len("/embedded/4194304-01234567/control.sock")  # of a socket's name
 
 
 class Rendezvous:
@@ -41,6 +42,11 @@ class Rendezvous:
         base = RuntimeFolder(self.path.parent)
         if not base.path.exists():
             base.create(0o700)
+        elif not _is_ours(base.path):
+            raise SettingsError(
+                f"{base.path} belongs to another user, or others can write to it: set "
+                "$WEIGHTD_RUNTIME_DIR to a folder of your own"
+            )
         RuntimeFolder(self.path).create(0o700)
         self._sweep()
         folder = RuntimeFolder(self.path / f"{os.getpid()}-{secrets.token_hex(4)}")
@@ -90,19 +96,20 @@ class Rendezvous:
 
 
 def _base(environ: Mapping[str, str]) -> Path:
-    """The runtime folder if it is this user's or can become so; else one in the temporary folder:
-    the daemon of a service has its own, in which users cannot write."""
+    """The runtime folder if it is this user's or can become so, and its name leaves room for ours;
+    else one in the temporary folder: a service has its own, in which users cannot write."""
     with contextlib.suppress(SettingsError):
         path = RuntimeFolder.find(None, environ).path
-        if _is_ours(path) or (not path.exists() and _is_ours(_existing(path))):
+        is_short = len(os.fsencode(path)) <= _MAX_PATH
+        if is_short and (_is_ours(path) if path.exists() else _can_be_made(path)):
             return path
     return Path(tempfile.gettempdir()) / f"weightd-{os.geteuid()}"
 
 
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
+def _can_be_made(path: Path) -> bool:
+    while not path.exists():
         path = path.parent
-    return path
+    return os.access(path, os.W_OK)
 
 
 def _is_ours(path: Path) -> bool:
@@ -110,7 +117,8 @@ def _is_ours(path: Path) -> bool:
         found = path.stat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    is_folder = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
+    return is_folder and found.st_uid == os.geteuid()
 
 
 def no_such_handle(handle: int) -> BadHandleError:

@@ -17,7 +17,7 @@ from tests.helpers import wait_until
 from weightd.backends.attaching import attach_by_handle
 from weightd.backends.threads import ONE
 from weightd.daemon.embedded import Embedded
-from weightd.errors import NoDaemonError, NotAllowedError
+from weightd.errors import NoDaemonError, NotAllowedError, SettingsError
 from weightd.ipc.rendezvous import Rendezvous
 from weightd.ipc.runtime import RuntimeFolder
 
@@ -192,3 +192,23 @@ def test_a_handle_alone_attaches_at_a_daemon_too() -> None:
             assert attachment.model == "lenet"
         with pytest.raises(NotAllowedError, match="this handle lets"):
             attach_by_handle(handle ^ 1, daemon.folder, threads=(ONE,))
+
+
+def test_a_folder_whose_name_leaves_no_room_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long = tmp_path / ("x" * (90 - len(str(tmp_path))))
+    found = Rendezvous({"WEIGHTD_RUNTIME_DIR": str(long)}).path
+    assert found.parent.parent == tmp_path
+
+
+def test_a_folder_that_others_could_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    base = tmp_path / f"weightd-{os.geteuid()}"
+    base.mkdir()
+    base.chmod(0o777)
+    with pytest.raises(SettingsError, match="others can write to it"):
+        Embedded({"WEIGHTD_RUNTIME_DIR": str(base)})

@@ -119,10 +119,11 @@ def open_home(
         )
     if settings.handle is not None:
         return home.shared_by_another(path, threads, settings.handle, os.environ)
+    found: Home
     if group is not None and not is_shared:
-        return group.home_of(path, threads, settings)
-    if is_shared or is_parallel:
-        found: Home = home.shared_by_us(path, threads, settings, os.environ)
+        found = group.home_of(path, threads, settings)
+    elif is_shared or is_parallel:
+        found = home.shared_by_us(path, threads, settings, os.environ)
     else:
         gpu = context.gpu.device_id if device == "gpu" else None
         found = home.private(path, threads[0], gpu=gpu)

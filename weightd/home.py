@@ -22,8 +22,6 @@ from weightd.errors import MismatchError, UsageError
 from weightd.master import Master, folder_of
 from weightd.weights.arrays import Array
 
-_SWITCH_S = 120.0
-
 Arrays = Mapping[str, Array]
 
 
@@ -103,8 +101,7 @@ class SharedHome(Home):
                 "this process uses weights that another one shares, and only that one may update "
                 "them: call update_weights there; it reaches this process too"
             )
-        version = self.master.update(tensors)
-        self._attachment.wait_for_version(version, timeout_s=_SWITCH_S)
+        self.master.update(tensors, self._attachment)
 
     def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
         names = ", ".join(sorted({name for name, _ in sizes}))

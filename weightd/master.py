@@ -21,11 +21,13 @@ from weightd.ipc.seqpacket import connect
 from weightd.weights.arrays import Array
 
 if TYPE_CHECKING:
+    from weightd.backends.attachment import Attachment
     from weightd.daemon.embedded import Embedded
 
 _PREFIX = "mslite"
 _PROBE_S = 2.0
 _TIMEOUT_S = 60.0
+_SWITCH_S = 120.0
 
 
 class Master:
@@ -40,6 +42,7 @@ class Master:
     ) -> None:
         self._users = 0
         self._using = threading.Lock()
+        self._updating = threading.Lock()
         with ExitStack() as resources:
             self.folder, embedded = _server(config, environ, resources)
             self._client = resources.enter_context(Client(self.folder.path, timeout_s=_TIMEOUT_S))
@@ -55,10 +58,12 @@ class Master:
                 embedded.announce(self.handle)
             self._resources = resources.pop_all()
 
-    def update(self, tensors: Mapping[str, Array]) -> int:
-        """Replace some weights, for everybody who has attached; returns the new version's number.
-        Raises as Client.update does."""
-        return self._client.update(self.name, tensors)
+    def update(self, tensors: Mapping[str, Array], attachment: "Attachment") -> None:
+        """Replace some weights, for everybody who has attached, and return once this process's own
+        attachment predicts on them. Raises as Client.update does, and DaemonTimeoutError."""
+        with self._updating:
+            version = self._client.update(self.name, tensors)
+            attachment.wait_for_version(version, timeout_s=_SWITCH_S)
 
     def acquire(self) -> "Master":
         """Use it, until release()."""
@@ -120,8 +125,10 @@ def _server(
             "`weightd serve`, or name its folder in $WEIGHTD_RUNTIME_DIR"
         )
     from weightd.daemon.embedded import Embedded
+    from weightd.daemon.settings import Settings
 
-    embedded = resources.enter_context(Embedded(environ))
+    # Nobody can roll back here, so no version is kept that nobody uses.
+    embedded = resources.enter_context(Embedded(environ, Settings(keep=1)))
     return embedded.folder, embedded
 
 
