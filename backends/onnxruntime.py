@@ -2,6 +2,7 @@
 make of it is theirs; here its options get names, its sessions types, and its errors ours.
 """
 
+import functools
 import os
 import platform
 import threading
@@ -58,6 +59,9 @@ class Options:
         if threads.operators > 1:
             self.plain.execution_mode = ort.ExecutionMode.ORT_PARALLEL
             self.plain.inter_op_num_threads = threads.operators
+        if threads.shares_workspace:
+            _make_shared_arena()
+            self._set("session.use_env_allocators", "1")
         if threads.affinities:
             self._set("session.intra_op_thread_affinities", threads.affinities)
         self.providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
@@ -158,6 +162,13 @@ def _leave_behind() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_behind)
+
+
+@functools.cache
+def _make_shared_arena() -> None:
+    """Once in a process."""
+    kind, memory = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
+    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, memory), None)
 
 
 def has_cuda() -> bool:

@@ -1,4 +1,4 @@
-"""How many threads a session has for one run, and on which cores they are."""
+"""How a session runs: with how many threads, on which cores, and in whose working memory."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 class Threads:
     """count: for one operator, the thread that calls run() included. operators: how many operators
     may run side by side. cores: the processors that the threads are bound to, from the first one on
-    and around again; () leaves that to the kernel."""
+    and around again; () leaves that to the kernel. shares_workspace: its working memory comes from
+    an arena of all sessions of the process that say so, instead of one of its own."""
 
     count: int = 1
     operators: int = 1
     cores: tuple[int, ...] = ()
+    shares_workspace: bool = False
 
     @property
     def is_lone(self) -> bool:

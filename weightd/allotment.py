@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from weightd.context import CpuSettings
 
 
-def threads_for(cpu: "CpuSettings", sessions: int = 1) -> tuple[Threads, ...]:
+def threads_for(
+    cpu: "CpuSettings", sessions: int = 1, *, shares_workspace: bool = False
+) -> tuple[Threads, ...]:
     """For each of so many sessions. thread_num 0: as many as there are cores for each. Cores are
     dealt out in order, and around again when there are too few."""
     allowed = os.sched_getaffinity(0)
     count = cpu.thread_num or max(1, len(allowed) // sessions)
     operators = max(1, min(cpu.inter_op_parallel_num, count))
     cores = cores_for(
-        cpu.thread_affinity_mode,
-        cpu.thread_affinity_core_list,
-        allowed,
-        speeds_of_cores(),
+        cpu.thread_affinity_mode, cpu.thread_affinity_core_list, allowed, speeds_of_cores()
     )
     return tuple(
-        Threads(count, operators, _dealt(cores, n * count, count)) for n in range(sessions)
+        Threads(count, operators, _dealt(cores, n * count, count), shares_workspace)
+        for n in range(sessions)
     )
 
 

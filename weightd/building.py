@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightd import config, home, master
+from weightd import config, home, master, workspaces
 from weightd.allotment import threads_for
 from weightd.binding import Shape, as_arrays, shape_of
 from weightd.checks import check_instance
@@ -108,7 +108,7 @@ def open_home(
     many predictions at once, each on cores of its own. is_parallel: they share the weights, be it
     one alone."""
     device = resolve(context.target, os.environ)
-    threads = threads_for(context.cpu, sessions)
+    threads = threads_for(context.cpu, sessions, shares_workspace=workspaces.is_shared(path))
     _announce_precision(context, device)
     is_shared = settings.pids is not None or settings.handle is not None
     is_together = is_shared or is_parallel or group is not None

@@ -3,9 +3,11 @@
 import os
 import threading
 import weakref
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from weightd import workspaces
 from weightd.checks import check_instance
 from weightd.context import Context
 from weightd.model import Model, ModelType
@@ -30,9 +32,9 @@ class ModelGroup:
     """Models of this process that share.
 
     Weights: models of the group that are built from the same file hold its weights once, in memory
-    that each of them maps, whatever threads each of them has. Workspace: on a CPU the engine takes
-    its working memory for a run and gives it back, so there is nothing to set aside; the calls are
-    checked, and change nothing.
+    that each of them maps, whatever threads each of them has. Workspace: models that are built from
+    these paths, or, with SHARE_WEIGHT_WORKSPACE, of this group, take their working memory from one
+    arena, which is as large as the largest of them needs, and not as all of them together.
     """
 
     def __init__(self, flags: ModelGroupFlag = ModelGroupFlag.SHARE_WORKSPACE) -> None:
@@ -74,8 +76,9 @@ class ModelGroup:
             self._add_models([model for model in models if isinstance(model, Model)])
 
     def cal_max_size_of_workspace(self, model_type: ModelType, context: Context) -> None:
-        """Upstream's preparation of a shared workspace. TypeError for a wrong type; RuntimeError
-        when a path that was added is not there, or the group has no workspace flag."""
+        """Upstream's preparation of a shared workspace. Here the arena grows when it is used, so
+        there is nothing to compute; only the arguments are checked. TypeError for a wrong type;
+        RuntimeError when a path that was added is not there, or the group shares no workspace."""
         check_instance("context", context, Context)
         check_instance("model_type", model_type, ModelType)
         missing = [path for path in self._paths if not os.path.exists(path)]
@@ -90,6 +93,8 @@ class ModelGroup:
                 "flag is SHARE_WEIGHT: add Model objects"
             )
         self._paths += paths
+        for path in paths:
+            workspaces.share(path)
 
     def _add_models(self, models: list[Model]) -> None:
         if not self._shares_weights:
@@ -109,6 +114,8 @@ class ModelGroup:
         """Where a model of the group lives: beside the one that was built from the same file."""
         from weightd import home
 
+        if self._shares_workspace:
+            threads = [replace(each, shares_workspace=True) for each in threads]
         with self._opening:
             key = home.file_key(path)
             first = self._homes.get(key)
