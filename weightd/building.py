@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("weightd")
 
+_OTHER_VALUE = "The given input shape's value != original input shape's value."
+_BAKED = "A static shape is baked into the graph; export the model with dynamic sizes there:"
+
 
 @contextmanager
 def as_runtime_error(prefix: str) -> Iterator[None]:
@@ -193,21 +196,27 @@ def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         if isinstance(declared, int) and declared != shapes[name][axis]
     )
     if fixed:
-        found.open_sizes(fixed)
+        _open_sizes(found, fixed)
     zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
     try:
         outputs = found.run(zeros)
     except PredictError as error:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        hint = (
-            "The given input shape's value != original input shape's value, and the graph does "
-            "not go along: a static shape is baked into it. Export the model with dynamic sizes "
-            f"there. With {listed}: {error}"
-            if fixed
-            else f"the graph does not run with {listed}: {error}"
-        )
-        raise MismatchError(hint) from error
+        why = f"the graph does not go along with {listed}: {error}"
+        raise MismatchError(f"{_OTHER_VALUE} {_BAKED} {why}" if fixed else why) from error
     return {name: outputs[name].shape for name in found.outputs}
+
+
+def _open_sizes(found: "Home", fixed: frozenset[tuple[str, int]]) -> None:
+    """A file that leaves some sizes open means the others as it says them; one that leaves none
+    open may have been exported so for want of better."""
+    if any(not isinstance(dim, int) for info in found.inputs.values() for dim in info.shape):
+        name, axis = min(fixed)
+        raise MismatchError(
+            f"{_OTHER_VALUE} Dimension {axis} of input {name!r} is {found.inputs[name].shape[axis]}"
+            " in the file, which leaves others open; export the model with that one open, too"
+        )
+    found.open_sizes(fixed)
 
 
 # --- weights ---------------------------------------------------------------------------------
