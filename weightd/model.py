@@ -247,16 +247,16 @@ class Model:
             flat = [tensor for weight in weights for tensor in weight]
             home.update(building.named_weights(flat, self._config.variables))
 
-    def get_model_info(self, key: str) -> str:
+    def get_model_info(self, key: str | None = None) -> str:
         """What there is to know, as text; '' and a warning in the log for what there is not.
 
         "current_pid": this process's PID, for the list of who shares; works before the model is
         built. "shareable_weight_mem_handle": what those on the list need, a uint64.
         "input_shape": "x:1,3,224,224;y:1". "dynamic_dims": what the configuration says of them.
         "user_info": what the file's maker noted, "key: text" for each. TypeError when `key` is no
-        str.
+        str, or is left out.
         """
-        check_instance("key", key, str)
+        key = check_instance("key", key, str)
         try:
             found = building.model_info(key, self._home, self._config, self.model_path_)
         except (WeightdError, OSError) as error:
