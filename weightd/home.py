@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from weightd.backends.attaching import attach_by_handle
 from weightd.backends.attachment import Attachment
 from weightd.backends.origin import check_same_file
-from weightd.backends.ports import TensorInfo, infos_of
+from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.private import Private
 from weightd.backends.threads import Threads
 from weightd.config import BuildConfig
@@ -66,8 +66,12 @@ class PrivateHome(Home):
         self._private = private
         self.inputs, self.outputs = infos_of(private.inputs), infos_of(private.outputs)
         self.parameters = frozenset(parameter.name for parameter in private.parameters)
+        symbols = [d for port in private.inputs for d in port.shape if isinstance(d, str)]
+        self._ties_sizes = len(set(symbols)) < len(symbols)
 
     def run(self, inputs: Arrays) -> Arrays:
+        if self._ties_sizes:  # onnxruntime would spread the smaller one; all else it checks itself
+            inputs = checked_inputs(inputs, self._private.inputs)
         return self._private.run(inputs)
 
     def update(self, tensors: Arrays) -> None:
