@@ -120,6 +120,7 @@ class Model:
             home = building.open_home(model_path, context, settings, group=self._group)
             self._shapes = {name: shape_of(info) for name, info in home.inputs.items()}
             self._output_shapes = {name: shape_of(info) for name, info in home.outputs.items()}
+            self._proven.clear()
             self._config = settings
             self._home = home
 
