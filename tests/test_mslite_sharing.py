@@ -1,4 +1,4 @@
-"""Weights shared between processes by MindSpore Lite's API: who may, what they see, what is left."""
+"""Weights shared between processes by MindSpore Lite's API: who may, what they see, what stays."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.daemons import LENET, Worker, running_daemon
 from tests.helpers import processes_of, wait_until
 from tests.nets import dense, saved
 from weightd.benchmarks import mlp
-from weightd.demo import lenet
+from weightd.demo import digits
 
 MIB = 2**20
 NAMES = "fc3.weight\nfc3.bias\n"
@@ -102,7 +102,7 @@ def test_a_process_that_is_not_on_the_list_is_refused_with_the_reason(start: Sta
 
 
 def test_another_model_file_is_refused(start: Start, tmp_path: Path) -> None:
-    lenet.write_early_model(tmp_path / "early.onnx")
+    digits.write_early_model(tmp_path / "early.onnx")
     master, worker = start(), start()
     answer = use(worker, share(master, worker), tmp_path / "early.onnx")
     assert answer["cause"] == "MismatchError"
