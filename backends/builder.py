@@ -73,6 +73,8 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
         task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(live))
         raw = RawTensors(source, report)
         draft = msgspec.structs.replace(draft, parameters=_digested(draft.parameters, raw))
+        if source.graph is None and live is not None:
+            graph = _with_constants(graph, raw, live.manifest)
         origin = sources.origin(job, _manifest(live), raw.digest)
         return _compiled(job, writer, _Model(source, graph, raw, draft, task, updated, origin))
 
@@ -149,6 +151,18 @@ def _digested(parameters: tuple[Parameter, ...], raw: RawTensors) -> tuple[Param
         msgspec.structs.replace(parameter, digest=raw.digests.get(parameter.name, b""))
         for parameter in parameters
     )
+
+
+def _with_constants(graph: bytes, raw: RawTensors, live: Manifest) -> bytes:
+    """The live version's graph with the constants that were brought anew, for versions after this
+    one that leave them out."""
+    old = {parameter.name: parameter.digest for parameter in live.parameters}
+    changed = [n for n in live.constants if n in raw.digests and raw.digests[n] != old[n]]
+    if not changed:
+        return graph
+    from weightd.backends.onnx_edit import with_constants  # onnx is large
+
+    return with_constants(graph, {name: raw.bytes_of(name) for name in changed})
 
 
 def _mapped(live: LiveVersion | None) -> MappedVersion | None:

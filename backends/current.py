@@ -33,7 +33,8 @@ class Current(Generic[Opened]):
         del previous
         return pause_us
 
-    def close(self) -> None:
-        """Let go of it."""
+    def close(self) -> Opened | None:
+        """Let go of it; returns what it was, None after the first time."""
         with self._exchange:
-            self._opened = None
+            opened, self._opened = self._opened, None
+        return opened

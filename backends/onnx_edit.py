@@ -26,7 +26,7 @@ def lay_out(graph: bytes, raw: RawTensors) -> bytes:
     return serialized(model)
 
 
-def with_constants(graph: bytes, tensors: Mapping[str, Array]) -> bytes:
+def with_constants(graph: bytes, tensors: Mapping[str, Array | memoryview]) -> bytes:
     """The graph with the bytes of these tensors in place of those that lie inside it."""
     model = onnx.ModelProto.FromString(graph)
     for tensor in model.graph.initializer:

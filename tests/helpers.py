@@ -1,4 +1,4 @@
-"""Waiting, killing, and what this process holds open: done once, with a deadline."""
+"""Waiting, killing, who runs, and what this process holds open: done once, with a deadline."""
 
 import os
 import subprocess
@@ -45,3 +45,23 @@ def kill_and_reap(process: subprocess.Popen[Any]) -> int:
     with process:
         process.kill()
     return process.returncode
+
+
+def processes_of(mark: str) -> list[str]:
+    """The command lines of all processes with `mark` in their arguments or environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (path / "cmdline").read_bytes()
+            if line and mark.encode() in line + _environ(path):
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _environ(path: Path) -> bytes:
+    try:
+        return (path / "environ").read_bytes()
+    except PermissionError:  # another user's, or one that the kernel hides
+        return b""

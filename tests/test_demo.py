@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import weightd
-from tests.helpers import kill_and_reap, wait_until
+from tests.helpers import kill_and_reap, processes_of, wait_until
 
 PROGRAM = "from weightd.demo import run; raise SystemExit(run({}))"
 AT_MOST_S = 60.0
@@ -53,23 +53,7 @@ def said(tmp_path: Path, *, where: str = "out") -> str:
 
 def processes(tmp_path: Path) -> list[str]:
     """The command lines of all processes of this demo: its children's TMPDIR is in its folder."""
-    mark = str(folder(tmp_path)).encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (path / "cmdline").read_bytes()
-            if line and mark in line + _environ(path):
-                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def _environ(path: Path) -> bytes:
-    try:
-        return (path / "environ").read_bytes()
-    except PermissionError:  # another user's, or the daemon, which has the folder in its arguments
-        return b""
+    return processes_of(str(folder(tmp_path)))
 
 
 def left_behind(tmp_path: Path) -> list[str]:

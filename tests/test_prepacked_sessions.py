@@ -12,6 +12,7 @@ from tests.helpers import wait_until
 from tests.pairs import Pair, core_of, entry_named, maps_of_memfds, number_of_maps, paired
 from weightd.backends import answer
 from weightd.backends.answer import Answer
+from weightd.backends.prepacked.core import Core
 from weightd.errors import AnswerError, ClosedError
 from weightd.ipc.maps import read_maps
 
@@ -200,3 +201,27 @@ def inode_of(pair: Pair, number: int) -> int:
 
 def inodes_mapped() -> set[int]:
     return {m.inode for m in read_maps() if "/memfd:" in m.path}
+
+
+def test_closing_waits_for_the_check_that_goes_on(
+    mlp: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    check = Core.check
+
+    def slow(core: Core) -> None:
+        began.set()
+        may_end.wait()
+        check(core)
+
+    monkeypatch.setattr(Core, "check", slow)
+    session = mlp.open_packed()
+    assert began.wait(10)
+    closing = threading.Thread(target=session.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    may_end.set()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert maps_of_memfds() == 0

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from onnx import helper
 
 from tests import nets
 from tests.daemons import EARLY, FINAL, Daemon, Worker, running_daemon, running_worker
@@ -245,3 +246,27 @@ def test_memory_of_the_tests_own_attachments_goes_back(lenet: Daemon) -> None:
     with lenet.attach_here():
         pass
     assert [d for d in open_descriptors().values() if "memfd" in d] == before
+
+
+def test_a_constant_that_a_publish_brought_stays_when_the_next_one_leaves_it_out(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["h"])]
+    nodes.append(helper.make_node("Add", ["h", "b"], ["y"]))
+    b, shape = np.ones(1, np.float32), np.array([4, 4])
+    net = nets.model(
+        nodes,
+        {"b": b, "shape": shape},
+        inputs=[nets.port("x", [2, 8])],
+        outputs=[nets.port("y", ["n", "m"])],
+    )
+    daemon.client.load("net", nets.saved(net, tmp_path / "net.onnx"))
+    daemon.client.publish("net", {"b": b, "shape": np.array([8, 2])})
+    daemon.client.publish("net", {"b": b * 2})
+    with daemon.attach_here("net") as here:
+        assert here.predict({"x": np.zeros((2, 8), np.float32)})["y"].shape == (8, 2)
+        daemon.client.update("net", {"b": b * 3})
+        here.wait_for_version(4, timeout_s=10)
+        answer = here.predict({"x": np.zeros((2, 8), np.float32)})["y"]
+        assert answer.shape == (8, 2)
+        assert np.all(answer == 3)

@@ -176,7 +176,7 @@ class AscendSettings:
     """Kept as they are set; weightd has no Ascend to set them on."""
 
     def __init__(self) -> None:
-        self._precision_mode = "enforce_fp16"
+        self._precision_mode = ""
         self._device_id = 0
         self._rank_id = 0
         self._provider = ""

@@ -1,7 +1,6 @@
 """Which devices this machine has, and what becomes of a Context's targets on it."""
 
 import functools
-import importlib.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -63,13 +62,14 @@ def resolve(targets: Sequence[str], environ: Mapping[str, str]) -> str:
 
 def devices() -> tuple[str, ...]:
     """The targets that this machine has."""
-    return ("cpu", "gpu") if _has_gpu() else ("cpu",)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return ("cpu", "gpu") if not hidden and _has_gpu() else ("cpu",)
 
 
 @functools.cache
 def _has_gpu() -> bool:
     """Whether there is a CUDA device, and an onnxruntime that can use it."""
-    if not os.path.exists("/dev/nvidiactl") or not importlib.util.find_spec("onnxruntime"):
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
         return False
     from weightd.backends.onnxruntime import has_cuda
 

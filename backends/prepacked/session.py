@@ -55,13 +55,17 @@ class _Packed:
         self._thread = threading.Thread(target=self._try_check, name="weightd:check", daemon=True)
         self._thread.start()
 
+    def wait_for_check(self) -> None:
+        """Return once nothing of it is under way. In a fork's child nothing is."""
+        if self._thread is not None:
+            self._thread.join()
+
     def wait_until_checked(self) -> None:
         """Return once its answer was right; AnswerError when it was wrong. A check that could not
         be made, for want of memory say, is made again by whoever waits for it next."""
         if self._is_right:
             return
-        if self._thread is not None:  # of a fork's child it is not alive
-            self._thread.join()
+        self.wait_for_check()
         if not self._is_right and not self._wrong:
             self._check()
         if self._wrong:
@@ -186,7 +190,10 @@ class PrepackedSession:
             raise
 
     def close(self) -> None:
-        self._current.close()
+        """The check of the answer, which is a run too, finishes first."""
+        opened = self._current.close()
+        if isinstance(opened, _Packed):
+            opened.wait_for_check()
 
     def _show(self, opened: _Packed, version: MappedVersion) -> float:
         opened.wait_until_checked()
