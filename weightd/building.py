@@ -5,7 +5,7 @@ a home that runs, with weightd's errors as the RuntimeErrors that scripts expect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from weightd.errors import (
 from weightd.targets import resolve
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from weightd.backends.ports import TensorInfo
     from weightd.context import Context
     from weightd.group import ModelGroup
@@ -195,11 +197,9 @@ def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         for axis, declared in enumerate(info.shape)
         if isinstance(declared, int) and declared != shapes[name][axis]
     )
-    if fixed:
-        _open_sizes(found, fixed)
-    zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
     try:
-        outputs = found.run(zeros)
+        with _opened_sizes(found, fixed) if fixed else nullcontext():
+            outputs = _answer(found, shapes)
     except PredictError as error:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         why = f"the graph does not go along with {listed}: {error}"
@@ -207,7 +207,9 @@ def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {name: outputs[name].shape for name in found.outputs}
 
 
-def _open_sizes(found: "Home", fixed: frozenset[tuple[str, int]]) -> None:
+def _opened_sizes(
+    found: "Home", fixed: frozenset[tuple[str, int]]
+) -> "AbstractContextManager[None]":
     """A file that leaves some sizes open means the others as it says them; one that leaves none
     open may have been exported so for want of better."""
     if any(not isinstance(dim, int) for info in found.inputs.values() for dim in info.shape):
@@ -216,7 +218,13 @@ def _open_sizes(found: "Home", fixed: frozenset[tuple[str, int]]) -> None:
             f"{_OTHER_VALUE} Dimension {axis} of input {name!r} is {found.inputs[name].shape[axis]}"
             " in the file, which leaves others open; export the model with that one open, too"
         )
-    found.open_sizes(fixed)
+    return found.open_sizes(fixed)
+
+
+def _answer(found: "Home", shapes: Mapping[str, Shape]) -> "Mapping[str, Array]":
+    return found.run(
+        {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
+    )
 
 
 # --- weights ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from weightd.backends.attaching import attach_by_handle
 from weightd.backends.attachment import Attachment
@@ -46,8 +46,9 @@ class Home(ABC):
         """Replace some weights; whoever predicts next sees all of them."""
 
     @abstractmethod
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
-        """Let these axes of inputs, which the graph declares fixed, have any size."""
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
+        """Let these axes of inputs, which the graph declares fixed, have any size from now on,
+        unless the block fails."""
 
     def close(self) -> None:
         self._close()
@@ -77,8 +78,8 @@ class PrivateHome(Home):
     def update(self, tensors: Arrays) -> None:
         self._private.update(tensors)
 
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
-        self._private.open_sizes(sizes)
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
+        return self._private.open_sizes(sizes)
 
 
 class SharedHome(Home):
@@ -107,7 +108,7 @@ class SharedHome(Home):
             )
         self.master.update(tensors, self._attachment)
 
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
         names = ", ".join(sorted({name for name, _ in sizes}))
         raise MismatchError(
             f"the shared weights were compiled for the sizes that the file declares for {names}; "
