@@ -5,7 +5,7 @@ a home that runs, with weightd's errors as the RuntimeErrors that scripts expect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,9 +222,14 @@ def _opened_sizes(
 
 
 def _answer(found: "Home", shapes: Mapping[str, Shape]) -> "Mapping[str, Array]":
-    return found.run(
-        {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
-    )
+    """What the model says to zeros; or, where it divides by them, to ones."""
+    zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
+    try:
+        return found.run(zeros)
+    except PredictError as error:
+        with suppress(PredictError):
+            return found.run({name: np.ones_like(array) for name, array in zeros.items()})
+        raise error
 
 
 # --- weights ---------------------------------------------------------------------------------
