@@ -172,7 +172,7 @@ def checked_shapes(
     symbols: dict[str, int] = {}
     shapes = {}
     for (name, info), dim in zip(found.inputs.items(), dims, strict=True):
-        shape = tuple(dim)
+        shape = tuple(map(int, dim))
         if any(size <= 0 for size in shape):
             raise BadInputError(f"Invalid shape! {list(shape)} for input {name!r}")
         if len(shape) != len(info.shape):
