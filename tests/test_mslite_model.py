@@ -1,9 +1,10 @@
-"""Model by MindSpore Lite's contract: its signatures, how it is built, and what it tells."""
+"""Model by MindSpore Lite's contract: its signatures, how it is built, and how it is closed."""
 
 import inspect
 import os
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import weightd as mslite
 from tests.daemons import LENET
 from tests.nets import dense, model, port, saved
-from weightd import Context, DataType, Format, Model, ModelType, Tensor, TensorMeta
+from weightd import Context, Model, ModelType, Tensor
 from weightd.errors import BadFileError, UsageError
 
 MINDIR = Path(__file__).parent / "data" / "lenet5" / "lenet5.mindir"
+ONES = np.ones((1, 4), np.float32)
 Arguments = dict[str, Any]
 
 
@@ -247,105 +249,6 @@ def test_of_two_builds_at_once_one_succeeds(file: Path) -> None:
         assert all("called Build!" in fault for fault in faults)
 
 
-# --- inputs and outputs ------------------------------------------------------------------------
-
-
-def test_before_it_is_built_a_model_has_no_inputs_and_outputs() -> None:
-    assert Model().get_inputs() == []
-    assert Model().get_outputs() == ()
-
-
-def test_inputs_are_tensors_without_data(built: Model) -> None:
-    (tensor,) = built.get_inputs()
-    assert isinstance(tensor, Tensor)
-    assert (tensor.name, tensor.shape, tensor.dtype) == ("x", [-1, 16], DataType.FLOAT32)
-    assert (tensor.element_num, tensor.data_size) == (0, 0)
-    assert tensor.format is Format.NCHW
-
-
-def test_each_call_gives_inputs_of_its_own(built: Model) -> None:
-    built.get_inputs()[0].shape = [3, 16]
-    assert built.get_inputs()[0].shape == [-1, 16]
-
-
-def test_outputs_are_a_tuple_of_descriptions(built: Model) -> None:
-    outputs = built.get_outputs()
-    assert isinstance(outputs, tuple)
-    (meta,) = outputs
-    assert isinstance(meta, TensorMeta)
-    assert (meta.name, meta.shape, meta.dtype) == ("y", [-1, 16], DataType.FLOAT32)
-
-
-def test_a_fixed_output_says_its_size() -> None:
-    with Model() as model:
-        model.build_from_file(str(MINDIR), ModelType.MINDIR)
-        (meta,) = model.get_outputs()
-    assert (meta.shape, meta.element_num, meta.data_size) == ([1, 10], 10, 40)
-
-
-# --- what there is to know -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", [1, None, b"input_shape"])
-def test_a_key_that_is_no_text_is_refused(key: Any) -> None:
-    with pytest.raises(TypeError, match="key must be str"):
-        Model().get_model_info(key)
-
-
-def test_a_key_that_was_forgotten_is_refused_in_the_same_words() -> None:
-    with pytest.raises(TypeError, match="key must be str"):
-        Model().get_model_info()
-
-
-@pytest.mark.parametrize(
-    "key", ["input_shape", "user_info", "shareable_weight_mem_handle", "", "?"]
-)
-def test_what_is_not_known_is_an_empty_text_and_a_warning(
-    key: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert Model().get_model_info(key) == ""
-    assert caplog.records
-
-
-def test_a_private_model_has_no_handle(built: Model) -> None:
-    assert built.get_model_info("shareable_weight_mem_handle") == ""
-    assert built.get_model_info("dynamic_dims") == ""
-
-
-def test_the_input_shapes_are_text(built: Model) -> None:
-    assert built.get_model_info("input_shape") == "x:-1,16"
-    with Model() as model:
-        model.build_from_file(str(MINDIR), ModelType.MINDIR)
-        assert model.get_model_info("input_shape") == "x:1,1,32,32"
-
-
-def test_several_inputs_stand_one_after_the_other(tmp_path: Path) -> None:
-    node = onnx.helper.make_node("Add", ["a", "b"], ["c"])
-    ports = {"inputs": [port("a", [1]), port("b", ["n", 2])], "outputs": [port("c", ["n", 2])]}
-    with Model() as built:
-        built.build_from_file(str(saved(model([node], **ports), tmp_path / "m")), ModelType.MINDIR)
-        assert built.get_model_info("input_shape") == "a:1;b:-1,2"
-
-
-def test_the_own_pid_is_told_before_a_build_and_after(built: Model) -> None:
-    assert Model().get_model_info("current_pid") == str(os.getpid())
-    assert built.get_model_info("current_pid") == str(os.getpid())
-
-
-def test_what_the_maker_noted_is_told(tmp_path: Path) -> None:
-    net = dense()
-    net.metadata_props.add(key="author", value="somebody")
-    net.metadata_props.add(key="task", value="digits")
-    with Model() as model:
-        model.build_from_file(str(saved(net, tmp_path / "m.onnx")), ModelType.MINDIR)
-        assert model.get_model_info("user_info").endswith("author: somebody\ntask: digits")
-
-
-def test_the_notes_of_a_file_that_went_are_an_empty_text(built: Model, file: Path) -> None:
-    file.unlink()
-    assert built.get_model_info("user_info") == ""
-
-
 # --- closing ---------------------------------------------------------------------------------
 
 
@@ -365,6 +268,50 @@ def test_a_model_that_nobody_has_any_more_closes_its_file(file: Path) -> None:
     assert str(file) in targets()
     del model
     assert str(file) not in targets()
+
+
+def test_threads_that_do_everything_at_once_are_answered_or_refused(tmp_path: Path) -> None:
+    ports = {"inputs": [port("a", ["n", 4])], "outputs": [port("b", ["n", 4])]}
+    scaling = model([onnx.helper.make_node("Mul", ["a", "w"], ["b"])], {"w": ONES}, **ports)
+    paths = [saved(dense(), tmp_path / "one"), saved(scaling, tmp_path / "other")]
+    (tmp_path / "names").write_text("w\n")
+    settings = {"ascend_context": {"variable_weights_file": str(tmp_path / "names")}}
+    weight = Tensor(ONES)
+    weight.name = "w"
+    shared = Model()
+
+    def resized(number: int) -> None:
+        inputs = shared.get_inputs()
+        shared.resize(inputs, [[number, 16]] * len(inputs))
+
+    calls: list[Callable[[int], object]] = [
+        lambda n: shared.build_from_file(str(paths[n % 2]), ModelType.MINDIR, config_dict=settings),
+        lambda n: shared.predict([np.zeros((n, 16), np.float32)]),
+        lambda n: shared.predict([Tensor(np.zeros((n, 4), np.float32))]),
+        resized,
+        lambda _: shared.update_weights([[weight]]),
+        lambda _: [shared.get_outputs(), shared.get_model_info("input_shape")],
+        lambda _: shared.close(),
+    ]
+    faults: list[BaseException] = []
+
+    def call(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(150):
+            try:
+                chance.choice(calls)(chance.randrange(1, 4))
+            except (TypeError, ValueError, RuntimeError):
+                continue
+            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+                faults.append(error)
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shared.close()
+    assert not faults
 
 
 def targets() -> set[str]:

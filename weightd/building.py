@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightd import config, home, master, workspaces
+from weightd import config, home, workspaces
 from weightd.allotment import threads_for
 from weightd.binding import Shape, as_arrays, shape_of
 from weightd.checks import check_instance
@@ -266,14 +266,8 @@ def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> 
 # --- what there is to know -------------------------------------------------------------------
 
 
-def model_info(key: str, found: "Home | None", settings: BuildConfig, path: str) -> str:
-    """The text for a key of get_model_info; '' when there is none."""
-    if key == "current_pid":
-        return str(master.current_pid(os.environ))
-    return "" if found is None else _info_of(key, found, settings, path)
-
-
-def _info_of(key: str, found: "Home", settings: BuildConfig, path: str) -> str:
+def model_info(key: str, found: "Home", settings: BuildConfig, path: str) -> str:
+    """The text for a key of get_model_info, of a model that was built; '' when there is none."""
     match key:
         case "shareable_weight_mem_handle":
             return "" if found.handle is None else str(found.handle)
