@@ -76,10 +76,11 @@ def read_config(path: str, given: Mapping[str, Any] | None, what: str) -> BuildC
             for key, value in values.items():
                 check_instance("config_dict_value_key", key, str)
                 check_instance("config_dict_value_value", value, str)
+    sections = config.merged(file, given or {})
     with as_runtime_error("update configuration failed! Error is "):
-        return config.parse(
-            config.merged(file, given or {}), folder=Path(path).parent if path else None
-        )
+        found = config.parse(sections, folder=Path(path).parent if path else None)
+    config.name_ignored(sections)
+    return found
 
 
 def check_decryption(key: object, mode: object, parallel: object) -> None:
