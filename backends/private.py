@@ -6,8 +6,8 @@ that the graph declared otherwise, and must then be what it was.
 
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -83,19 +83,29 @@ class Private:
             self._rebuild(updates, self._open_sizes)
             self._updates = updates
 
-    def open_sizes(self, sizes: OpenSizes) -> None:
+    @contextmanager
+    def open_sizes(self, sizes: OpenSizes) -> Iterator[None]:
         """Let these axes of the inputs have any size from now on, as far as the graph goes along:
-        a run tells. Nothing is changed by an error."""
+        a run in the block tells. When the block fails nothing has changed."""
         with self._changing:
-            if not sizes <= self._open_sizes:
-                wanted = self._open_sizes | sizes
-                self._rebuild(self._updates, wanted)
-                self._open_sizes = wanted
+            if sizes <= self._open_sizes:
+                yield
+                return
+            before, wanted = self._current.get(), self._open_sizes | sizes
+            self._rebuild(self._updates, wanted)
+            try:
+                yield
+            except BaseException:
+                self._current.exchange(before)
+                raise
+            self._open_sizes = wanted
 
     def close(self) -> None:
-        """Let go of the weights; a run that goes on finishes first."""
+        """Let go of the weights; a run that goes on, and a change, finish first."""
         self._current.close()
-        self._close_files()
+        # A thread that changed it while its process forked is not in the child, to let go.
+        with self._changing if self._pid == os.getpid() else nullcontext():
+            self._close_files()
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +114,7 @@ class Private:
         self.close()
 
     def _rebuild(self, updates: Mapping[str, Array], sizes: OpenSizes) -> None:
+        self._current.get()  # once it is closed the files are, too
         try:
             with self._source() as source:
                 session = self._built(source, updates, sizes)

@@ -210,6 +210,31 @@ def test_another_shape_keeps_data_that_still_fit_and_drops_others() -> None:
     assert tensor.array() is None
 
 
+def test_a_bool_is_a_size_as_upstream_has_it() -> None:
+    tensor = Tensor(shape=[True, 2], dtype=DataType.FLOAT32)
+    assert tensor.shape == [1, 2]
+    tensor.shape = [2, True]
+    assert tensor.get_data_to_numpy().shape == (2, 1)
+
+
+def test_a_shape_that_numpy_cannot_have_drops_the_data() -> None:
+    tensor = Tensor(np.zeros(1, np.float32))
+    with pytest.raises(ValueError, match="maximum supported dimension"):
+        tensor.shape = [1] * 70
+    assert tensor.array() is None
+
+
+def test_what_does_not_fit_into_memory_is_said_in_upstreams_way() -> None:
+    with pytest.raises(RuntimeError, match="create tensor failed! Error is Unable to allocate"):
+        Tensor(shape=[2**45], dtype=DataType.FLOAT32)
+    tensor = Tensor()
+    tensor.shape = [2**45]
+    with pytest.raises(RuntimeError, match="create tensor failed! Error is Unable to allocate"):
+        tensor.get_data_to_numpy()
+    with pytest.raises(RuntimeError, match="create tensor failed! Error is Unable to allocate"):
+        Tensor(np.broadcast_to(np.float32(1), (2**30, 2**20)))
+
+
 @pytest.mark.parametrize("shape", [[2, -1], [0], [3, 0, 2]])
 def test_a_shape_without_elements_gives_an_empty_array(shape: list[int]) -> None:
     tensor = Tensor()

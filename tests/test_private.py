@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import helper
 
 from tests.daemons import LENET
+from tests.helpers import wait_until
 from tests.mindir import private_session
 from tests.nets import dense, model, port, privately, saved
 from tests.test_prepacked_sessions import asking
@@ -134,12 +136,14 @@ def test_sizes_that_the_file_fixes_can_be_opened_where_the_graph_goes_along() ->
     with Private(MINDIR, ONE) as private:
         with pytest.raises(PredictError):
             private.run({"x": x})
-        private.open_sizes(frozenset({("x", 0)}))
+        with private.open_sizes(frozenset({("x", 0)})):
+            pass
         (answers,) = private.run({"x": x}).values()
         for row in range(3):
             alone = private.run({"x": x[row : row + 1]})["output"]
             assert np.allclose(answers[row], alone[0], atol=1e-5)
-        private.open_sizes(frozenset({("x", 2), ("x", 3)}))
+        with private.open_sizes(frozenset({("x", 2), ("x", 3)})):
+            pass
         with pytest.raises(PredictError, match="mismatch"):
             private.run({"x": np.zeros((1, 1, 64, 64), np.float32)})
 
@@ -152,9 +156,72 @@ def test_opened_sizes_and_updates_hold_for_each_other(tmp_path: Path) -> None:
         outputs=[port("y", [1, 16])],
     )
     with Private(saved(net, tmp_path / "fixed.onnx"), ONE) as private:
-        private.open_sizes(frozenset({("x", 0)}))
+        with private.open_sizes(frozenset({("x", 0)})):
+            pass
         private.update({"s": np.full((16,), 3, np.float32)})
         assert np.array_equal(private.run(X)["y"], 3 * X["x"])
+
+
+def test_sizes_that_the_graph_does_not_go_along_with_stay_closed(tmp_path: Path) -> None:
+    net = model(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        inputs=[port("a", [2]), port("b", [2])],
+        outputs=[port("y", [2])],
+    )
+    opened = frozenset({("a", 0), ("b", 0)})
+    two, three, four = ({"a": n, "b": n} for n in (np.ones(k, np.float32) for k in (2, 3, 4)))
+    with Private(saved(net, tmp_path / "fixed.onnx"), ONE) as private:
+        with pytest.raises(PredictError), private.open_sizes(opened):
+            private.run(three | {"b": four["b"]})
+        with pytest.raises(PredictError):
+            private.run(three)
+        assert private.run(two)["y"].tolist() == [2, 2]
+        with private.open_sizes(opened):
+            private.run(three)
+        assert private.run(four)["y"].tolist() == [2] * 4
+
+
+def test_a_change_ends_before_the_file_is_closed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor that is closed while it is read may be another file's by then."""
+    reads, goes_on = threading.Event(), threading.Event()
+    source = Private._source
+
+    def slowly(self: Private) -> object:
+        reads.set()
+        goes_on.wait()
+        return source(self)
+
+    private = Private(file, ONE)
+    monkeypatch.setattr(Private, "_source", slowly)
+    faults: list[type[BaseException]] = []
+
+    def update() -> None:
+        try:
+            private.update({"b": np.zeros(16, np.float32)})
+        except ClosedError as error:
+            faults.append(type(error))
+
+    threads = [threading.Thread(target=update), threading.Thread(target=private.close)]
+    threads[0].start()
+    reads.wait()
+    threads[1].start()
+    wait_until(lambda: is_closed(private))
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert faults == [ClosedError]
+    with pytest.raises(ClosedError):
+        private.update({"b": np.zeros(16, np.float32)})
+
+
+def is_closed(private: Private) -> bool:
+    try:
+        private.run(X)
+    except ClosedError:
+        return True
+    return False
 
 
 def test_normalisation_that_was_folded_away_can_still_be_updated(tmp_path: Path) -> None:

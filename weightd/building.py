@@ -5,13 +5,13 @@ a home that runs, with weightd's errors as the RuntimeErrors that scripts expect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightd import config, home, master, workspaces
+from weightd import config, home, workspaces
 from weightd.allotment import threads_for
 from weightd.binding import Shape, as_arrays, shape_of
 from weightd.checks import check_instance
@@ -29,6 +29,8 @@ from weightd.errors import (
 from weightd.targets import resolve
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from weightd.backends.ports import TensorInfo
     from weightd.context import Context
     from weightd.group import ModelGroup
@@ -170,7 +172,7 @@ def checked_shapes(
     symbols: dict[str, int] = {}
     shapes = {}
     for (name, info), dim in zip(found.inputs.items(), dims, strict=True):
-        shape = tuple(dim)
+        shape = tuple(map(int, dim))
         if any(size <= 0 for size in shape):
             raise BadInputError(f"Invalid shape! {list(shape)} for input {name!r}")
         if len(shape) != len(info.shape):
@@ -195,11 +197,9 @@ def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         for axis, declared in enumerate(info.shape)
         if isinstance(declared, int) and declared != shapes[name][axis]
     )
-    if fixed:
-        _open_sizes(found, fixed)
-    zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
     try:
-        outputs = found.run(zeros)
+        with _opened_sizes(found, fixed) if fixed else nullcontext():
+            outputs = _answer(found, shapes)
     except PredictError as error:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         why = f"the graph does not go along with {listed}: {error}"
@@ -207,7 +207,9 @@ def try_shapes(found: "Home", shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {name: outputs[name].shape for name in found.outputs}
 
 
-def _open_sizes(found: "Home", fixed: frozenset[tuple[str, int]]) -> None:
+def _opened_sizes(
+    found: "Home", fixed: frozenset[tuple[str, int]]
+) -> "AbstractContextManager[None]":
     """A file that leaves some sizes open means the others as it says them; one that leaves none
     open may have been exported so for want of better."""
     if any(not isinstance(dim, int) for info in found.inputs.values() for dim in info.shape):
@@ -216,7 +218,18 @@ def _open_sizes(found: "Home", fixed: frozenset[tuple[str, int]]) -> None:
             f"{_OTHER_VALUE} Dimension {axis} of input {name!r} is {found.inputs[name].shape[axis]}"
             " in the file, which leaves others open; export the model with that one open, too"
         )
-    found.open_sizes(fixed)
+    return found.open_sizes(fixed)
+
+
+def _answer(found: "Home", shapes: Mapping[str, Shape]) -> "Mapping[str, Array]":
+    """What the model says to zeros; or, where it divides by them, to ones."""
+    zeros = {name: np.zeros(shapes[name], info.dtype) for name, info in found.inputs.items()}
+    try:
+        return found.run(zeros)
+    except PredictError as error:
+        with suppress(PredictError):
+            return found.run({name: np.ones_like(array) for name, array in zeros.items()})
+        raise error
 
 
 # --- weights ---------------------------------------------------------------------------------
@@ -253,14 +266,8 @@ def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> 
 # --- what there is to know -------------------------------------------------------------------
 
 
-def model_info(key: str, found: "Home | None", settings: BuildConfig, path: str) -> str:
-    """The text for a key of get_model_info; '' when there is none."""
-    if key == "current_pid":
-        return str(master.current_pid(os.environ))
-    return "" if found is None else _info_of(key, found, settings, path)
-
-
-def _info_of(key: str, found: "Home", settings: BuildConfig, path: str) -> str:
+def model_info(key: str, found: "Home", settings: BuildConfig, path: str) -> str:
+    """The text for a key of get_model_info, of a model that was built; '' when there is none."""
     match key:
         case "shareable_weight_mem_handle":
             return "" if found.handle is None else str(found.handle)

@@ -10,12 +10,12 @@ import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from weightd.backends.attaching import attach_by_handle
 from weightd.backends.attachment import Attachment
 from weightd.backends.origin import check_same_file
-from weightd.backends.ports import TensorInfo, infos_of
+from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.private import Private
 from weightd.backends.threads import Threads
 from weightd.config import BuildConfig
@@ -50,8 +50,9 @@ class Home(ABC):
         """Replace some weights; whoever predicts next sees all of them."""
 
     @abstractmethod
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
-        """Let these axes of inputs, which the graph declares fixed, have any size."""
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
+        """Let these axes of inputs, which the graph declares fixed, have any size from now on,
+        unless the block fails."""
 
     def close(self) -> None:
         self._close()
@@ -70,15 +71,19 @@ class PrivateHome(Home):
         self._private = private
         self.inputs, self.outputs = infos_of(private.inputs), infos_of(private.outputs)
         self.parameters = frozenset(parameter.name for parameter in private.parameters)
+        symbols = [d for port in private.inputs for d in port.shape if isinstance(d, str)]
+        self._ties_sizes = len(set(symbols)) < len(symbols)
 
     def run(self, inputs: Arrays) -> Arrays:
+        if self._ties_sizes:  # onnxruntime would spread the smaller one; all else it checks itself
+            inputs = checked_inputs(inputs, self._private.inputs)
         return self._private.run(inputs)
 
     def update(self, tensors: Arrays) -> None:
         self._private.update(tensors)
 
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
-        self._private.open_sizes(sizes)
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
+        return self._private.open_sizes(sizes)
 
 
 class SharedHome(Home):
@@ -107,7 +112,7 @@ class SharedHome(Home):
             )
         self.master.update(tensors, self._attachment)
 
-    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> None:
+    def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
         names = ", ".join(sorted({name for name, _ in sizes}))
         raise MismatchError(
             f"the shared weights were compiled for the sizes that the file declares for {names}; "

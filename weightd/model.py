@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from weightd import building, config
+from weightd import building, master
 from weightd.binding import (
     Shape,
     array_of,
@@ -30,6 +30,7 @@ from weightd.errors import UsageError, WeightdError
 from weightd.tensor import Tensor, TensorMeta
 
 if TYPE_CHECKING:
+    from weightd.config import BuildConfig
     from weightd.group import ModelGroup
     from weightd.home import Home
     from weightd.weights.arrays import Array
@@ -64,13 +65,9 @@ class Model:
 
     def __init__(self) -> None:
         self.model_path_ = ""
-        self._home: Home | None = None
-        self._config = config.BuildConfig()
+        self._built: _Built | None = None
         self._building = threading.Lock()
         self._group: ModelGroup | None = None
-        self._shapes: dict[str, Shape] = {}
-        self._output_shapes: dict[str, Shape] = {}
-        self._proven: OrderedDict[tuple[Shape, ...], dict[str, Shape]] = OrderedDict()
 
     def __str__(self) -> str:
         return f"model_path: {self.model_path_}."
@@ -115,14 +112,10 @@ class Model:
         settings = building.read_config(config_path, config_dict, "build_from_file")
         building.check_decryption(dec_key, dec_mode, dec_num_parallel)
         with self._building, building.as_runtime_error("build_from_file failed! Error is "):
-            if self._home is not None:
+            if self._built is not None:
                 raise UsageError("Model has been called Build!")
             home = building.open_home(model_path, context, settings, group=self._group)
-            self._shapes = {name: shape_of(info) for name, info in home.inputs.items()}
-            self._output_shapes = {name: shape_of(info) for name, info in home.outputs.items()}
-            self._proven.clear()
-            self._config = settings
-            self._home = home
+            self._built = _Built(home, settings, model_path)
 
     @staticmethod
     def _check_build(
@@ -139,19 +132,20 @@ class Model:
 
     def get_inputs(self) -> list[Tensor]:
         """The inputs as tensors to be filled; [] before the model is built. An open size is -1."""
-        home = self._home
-        if home is None:
+        built = self._built
+        if built is None:
             return []
-        return [input_tensor(n, info, self._shapes[n]) for n, info in home.inputs.items()]
+        shapes = built.shapes
+        return [input_tensor(n, info, shapes[n]) for n, info in built.home.inputs.items()]
 
     def get_outputs(self) -> tuple[TensorMeta, ...]:
         """What predict() gives, in the shapes of the last resize(); () before the model is
         built."""
-        home = self._home
-        if home is None:
+        built = self._built
+        if built is None:
             return ()
-        shapes = self._output_shapes
-        return tuple(output_meta(n, info, shapes[n]) for n, info in home.outputs.items())
+        shapes = built.output_shapes
+        return tuple(output_meta(n, info, shapes[n]) for n, info in built.home.outputs.items())
 
     def resize(self, inputs: Sequence[Tensor], dims: Sequence[Sequence[int]]) -> None:
         """Give the inputs other shapes; those of the tensors in `inputs` change in place.
@@ -163,25 +157,13 @@ class Model:
         """
         _check_resize(inputs, dims)
         with self._building, building.as_runtime_error("resize failed! Error is "):
-            home = self._home
-            if home is None:
+            built = self._built
+            if built is None:
                 raise UsageError("Session is null, please build model first!")
-            wanted = building.checked_shapes(home, inputs, dims)
-            if wanted != self._shapes:
-                self._output_shapes = self._prove(home, wanted)
-                self._shapes = wanted
+            wanted = building.checked_shapes(built.home, inputs, dims)
+            built.resize(wanted)
             for tensor, shape in zip(inputs, wanted.values(), strict=True):
                 tensor.shape = list(shape)
-
-    def _prove(self, home: "Home", wanted: dict[str, Shape]) -> dict[str, Shape]:
-        """The outputs' shapes for these inputs'."""
-        key = tuple(wanted.values())
-        known = self._proven.get(key)
-        if known is None:
-            known = self._proven[key] = building.try_shapes(home, wanted)
-            while len(self._proven) > _REMEMBERED_SHAPES:
-                self._proven.popitem(last=False)
-        return known
 
     # --- predicting ----------------------------------------------------------------------
 
@@ -199,26 +181,26 @@ class Model:
         """
         if not isinstance(inputs, list | tuple):
             raise TypeError(f"inputs must be list or tuple, but got {type(inputs)}.")
-        home = self._home
-        infos = home.inputs if home is not None else {}
+        built = self._built
+        infos = built.home.inputs if built is not None else {}
         if len(infos) != len(inputs):
             raise RuntimeError(f"model input len:{len(infos)} not equal input len:{len(inputs)}!")
         feed = {}
         for (name, info), given in zip(infos.items(), inputs, strict=True):
-            if isinstance(given, np.ndarray):
-                tensor = input_tensor(name, info, self._shapes[name])
-                tensor.set_data_from_numpy(given)
-            elif isinstance(given, Tensor):
+            if isinstance(given, Tensor):
                 tensor = given
+            elif isinstance(given, np.ndarray) and built is not None:
+                tensor = input_tensor(name, info, built.shapes[name])
+                tensor.set_data_from_numpy(given)
             else:
                 raise TypeError("inputs element must be Tensor, of numpy.")
             feed[name] = tensor
         room = check_outputs(outputs)
-        if home is None:
+        if built is None:
             raise RuntimeError("predict failed! The model is not built: call build_from_file()")
         try:
             arrays = {name: array_of(tensor, name) for name, tensor in feed.items()}
-            return results(home.outputs, home.run(arrays), room)
+            return results(built.home.outputs, built.home.run(arrays), room)
         except (WeightdError, MemoryError, ValueError) as error:
             raise RuntimeError(f"predict failed! Error is {error}") from error
 
@@ -241,24 +223,24 @@ class Model:
                         f"weights element must be Tensor, but got {type(tensor)} at index {number}."
                     )
         with building.as_runtime_error("update weight failed! Error is "):
-            home = self._home
-            if home is None:
+            built = self._built
+            if built is None:
                 raise UsageError("Session is null, please build model first!")
             flat = [tensor for weight in weights for tensor in weight]
-            home.update(building.named_weights(flat, self._config.variables))
+            built.home.update(building.named_weights(flat, built.settings.variables))
 
-    def get_model_info(self, key: str) -> str:
+    def get_model_info(self, key: str | None = None) -> str:
         """What there is to know, as text; '' and a warning in the log for what there is not.
 
         "current_pid": this process's PID, for the list of who shares; works before the model is
         built. "shareable_weight_mem_handle": what those on the list need, a uint64.
         "input_shape": "x:1,3,224,224;y:1". "dynamic_dims": what the configuration says of them.
         "user_info": what the file's maker noted, "key: text" for each. TypeError when `key` is no
-        str.
+        str, or is left out.
         """
-        check_instance("key", key, str)
+        key = check_instance("key", key, str)
         try:
-            found = building.model_info(key, self._home, self._config, self.model_path_)
+            found = self._info(key)
         except (WeightdError, OSError) as error:
             log.warning("get_model_info(%r): %s", key, error)
             return ""
@@ -267,19 +249,50 @@ class Model:
             log.warning("there is no model info %r%s", key, known)
         return found
 
+    def _info(self, key: str) -> str:
+        if key == "current_pid":
+            return str(master.current_pid(os.environ))
+        built = self._built
+        if built is None:
+            return ""
+        return building.model_info(key, built.home, built.settings, built.path)
+
     # --- weightd's own -------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the weights. Who attached to them keeps what it has."""
-        home, self._home = self._home, None
-        if home is not None:
-            home.close()
+        built, self._built = self._built, None
+        if built is not None:
+            built.home.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class _Built:
+    """A model that was built: a whole that a thread keeps to, while others close it and build
+    another. proven: the outputs' shapes for inputs' that were tried."""
+
+    def __init__(self, home: "Home", settings: "BuildConfig", path: str) -> None:
+        self.home = home
+        self.settings = settings
+        self.path = os.path.abspath(path)
+        self.shapes = {name: shape_of(info) for name, info in home.inputs.items()}
+        self.output_shapes = {name: shape_of(info) for name, info in home.outputs.items()}
+        self._proven: OrderedDict[tuple[Shape, ...], dict[str, Shape]] = OrderedDict()
+
+    def resize(self, shapes: dict[str, Shape]) -> None:
+        if shapes == self.shapes:
+            return
+        key = tuple(shapes.values())
+        if key not in self._proven:
+            self._proven[key] = building.try_shapes(self.home, shapes)
+        while len(self._proven) > _REMEMBERED_SHAPES:
+            self._proven.popitem(last=False)
+        self.shapes, self.output_shapes = shapes, self._proven[key]
 
 
 def _check_resize(inputs: object, dims: object) -> None:

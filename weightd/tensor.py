@@ -120,9 +120,9 @@ class Tensor:
             self._keep(_source(tensor))
             _check_agrees(self, shape, dtype)
         elif shape is not None and dtype is not None:
-            self._dtype, self._shape = dtype, tuple(shape)
+            self._dtype, self._shape = dtype, tuple(map(int, shape))
             if dtype in _NUMPY_OF and min(shape, default=0) >= 0:
-                self._array = np.zeros(self._shape, _NUMPY_OF[dtype])
+                self._array = _zeros(self._shape, dtype)
 
     @classmethod
     def _of(cls, name: str, array: Array) -> Self:
@@ -172,7 +172,7 @@ class Tensor:
     @shape.setter
     def shape(self, shape: list[int] | Shape) -> None:
         _check_shape(shape, is_needed=True)
-        self._change(self._dtype, tuple(shape))
+        self._change(self._dtype, tuple(map(int, shape)))
 
     @property
     def format(self) -> Format:
@@ -206,7 +206,7 @@ class Tensor:
         if min(self._shape, default=1) <= 0:
             return np.empty(0, _NUMPY_OF.get(self._dtype, np.dtype(np.float32)))
         if self._array is None:
-            self._array = np.zeros(self._shape, _NUMPY_OF.get(self._dtype, np.dtype(np.float32)))
+            self._array = _zeros(self._shape, self._dtype)
         return self._array
 
     def set_data_from_numpy(self, numpy_obj: Array) -> None:
@@ -230,7 +230,7 @@ class Tensor:
                 f"data size not equal! Numpy size: {numpy_obj.nbytes}, "
                 f"Tensor size: {self.data_size}{hint}"
             )
-        self._array = np.ascontiguousarray(numpy_obj).reshape(self._shape)
+        self._array = _in_rows(numpy_obj).reshape(self._shape)
 
     def array(self) -> Array | None:
         """The data as they were set, C-contiguous and in the tensor's shape; None before. weightd's
@@ -251,14 +251,19 @@ class Tensor:
         self._dtype = data_type_of(array.dtype)
 
     def _change(self, dtype: DataType, shape: Shape) -> None:
+        array, self._array = self._array, None
         self._dtype, self._shape = dtype, shape
-        array = self._array
-        if array is None:
+        if array is None or array.dtype != _NUMPY_OF.get(dtype):
             return
-        if array.dtype == _NUMPY_OF.get(dtype) and array.nbytes == self.data_size:
+        if array.nbytes == self.data_size:
             self._array = array.reshape(shape)
-        else:
-            self._array = None
+
+
+def _zeros(shape: Shape, dtype: DataType) -> Array:
+    try:
+        return np.zeros(shape, _NUMPY_OF.get(dtype, np.dtype(np.float32)))
+    except MemoryError as error:
+        raise RuntimeError(f"create tensor failed! Error is {error}") from error
 
 
 def _source(tensor: object) -> Array:
@@ -271,7 +276,14 @@ def _source(tensor: object) -> Array:
             f"{type(tensor)}."
         )
     _named(tensor)
-    return np.ascontiguousarray(tensor).reshape(tensor.shape)
+    return _in_rows(tensor).reshape(tensor.shape)
+
+
+def _in_rows(array: Array) -> Array:
+    try:
+        return np.ascontiguousarray(array)
+    except MemoryError as error:
+        raise RuntimeError(f"create tensor failed! Error is {error}") from error
 
 
 def _named(array: Array) -> DataType:
