@@ -8,6 +8,7 @@ The watcher is the only thread that speaks on the lease. What other threads have
 version's last array went; close() was called) they put in a queue and ring its bell.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -359,6 +360,10 @@ class Attachment:
             self._told = (session.engine, session.note)
 
     def _lost(self, error: WeightdError) -> None:
+        with contextlib.suppress(WeightdError):  # why it went may lie unread
+            while (notice := self._lease.notice()) is not None:
+                if isinstance(notice, protocol.Goodbye) and not self._is_closing:
+                    self._heed(notice)
         if not self._is_closing and not self.lag:  # a Goodbye has said it
             why = str(error)  # the text alone, as above
             log.warning("%s; predictions go on with the version that is mapped", why)

@@ -49,7 +49,7 @@ def short(path: Path) -> str:
 
 
 SOURCES = files_in(*FOLDERS, "weightd")  # rglob enters no link: each file once
-EVERY_FILE = [*SOURCES, *files_in("tests")]
+EVERY_FILE = [*SOURCES, *files_in("examples", "tests")]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[!.]*/**/*.md")})
 
 

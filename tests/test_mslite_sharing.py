@@ -15,12 +15,14 @@ import numpy as np
 import onnx
 import pytest
 
+import weightd
 from tests.daemons import LENET, Worker, running_daemon
 from tests.helpers import processes_of, wait_until
 from tests.nets import dense, saved
 from weightd.benchmarks import mlp
 from weightd.demo import digits
 
+ROOT = Path(weightd.__file__).parent.parent
 MIB = 2**20
 NAMES = "fc3.weight\nfc3.bias\n"
 
@@ -127,10 +129,9 @@ def test_a_wrong_handle_is_refused(start: Start) -> None:
 
 def test_a_handle_may_come_as_the_negative_number_that_an_int64_makes_of_it(start: Start) -> None:
     master, worker = start(), start()
-    handle = share(master, worker)
-    assert use(worker, str(int(handle) - 2**64 if int(handle) >= 2**63 else int(handle))) == {
-        "handle": handle
-    }
+    while int(handle := share(master, worker)) < 2**63:
+        pass  # they are random
+    assert use(worker, str(int(handle) - 2**64)) == {"handle": handle}
 
 
 @pytest.mark.parametrize("pids", ["0, {}, 0", "{},", " {} , {}"])
@@ -226,9 +227,9 @@ def answers(process: Worker, digest: str) -> bool:
 def test_the_masters_updates_reach_workers_and_each_answer_is_of_one_version(
     start: Start, tmp_path: Path
 ) -> None:
-    master, first, second, alone = (start() for _ in range(4))
+    master, first, second, late, alone = (start() for _ in range(5))
     names, sets = update_files(tmp_path)
-    handle = share(master, first, second, variable_weights_file=str(names))
+    handle = share(master, first, second, late, variable_weights_file=str(names))
     for worker in (first, second):
         use(worker, handle)
     right = [digest_of(master)]
@@ -244,6 +245,8 @@ def test_the_masters_updates_reach_workers_and_each_answer_is_of_one_version(
         assert digest_of(master) == now
         for worker in (first, second):
             wait_until(partial(answers, worker, now))
+    use(late, handle)
+    assert digest_of(late) == right[2]
     for worker in (first, second):
         seen = worker.ask("end_predicting")["seen"]
         assert {right[1], right[2]} <= seen.keys() <= set(right)
@@ -313,6 +316,37 @@ def test_nothing_remains_when_the_master_closes_its_model_or_ends(
         assert master.process.wait(20) == 0
     assert entries(runtime) == []
     assert "digest" in worker.ask("predict")
+
+
+IN_A_GLOBAL = """
+import multiprocessing, os, sys
+import weightd as mslite
+
+def master():
+    global model
+    model = mslite.Model()
+    model.build_from_file(sys.argv[1], mslite.ModelType.MINDIR, config_dict={"pids": "0"})
+    print(len(os.listdir(sys.argv[2])))
+
+process = multiprocessing.get_context("fork").Process(target=master)
+process.start()
+process.join()
+"""
+
+
+def test_nothing_remains_of_a_model_that_a_child_of_multiprocessing_kept_to_its_end(
+    runtime: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_GLOBAL, str(LENET), str(runtime / "embedded")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WEIGHTD_RUNTIME_DIR": str(runtime)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+    assert entries(runtime) == []
 
 
 def test_the_next_master_removes_what_a_killed_one_left(start: Start, runtime: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import weightd
-from tests.daemons import Daemon, Worker, running_daemon
+from tests.daemons import FINAL, Daemon, Worker, running_daemon
 from tests.helpers import wait_until
 from weightd.errors import BrokenPeerError, CancelledError, NoDaemonError, WeightdError
 from weightd.ipc import protocol
@@ -43,6 +43,17 @@ def test_a_signal_ends_it_well_and_workers_go_on_with_right_answers(
     )
     assert worker.ask("predict", model="lenet")["digests"] == answer
     assert sockets(lenet) == []
+
+
+def test_a_worker_that_was_busy_learns_why_the_daemon_went(lenet: Daemon, worker: Worker) -> None:
+    """It sends first, to one that is gone, and hears the good-bye only then."""
+    worker.ask("attach", model="lenet")
+    os.kill(worker.pid, signal.SIGSTOP)
+    lenet.client.publish("lenet", FINAL)
+    assert lenet.stop() == 0
+    os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: not worker.ask("state", model="lenet")["connected"])
+    assert worker.ask("state", model="lenet")["lag"] == "the daemon stops (SIGTERM)"
 
 
 def test_a_signal_right_after_ready_ends_it_well() -> None:

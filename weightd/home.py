@@ -6,6 +6,7 @@ SharedHome    in memory that a daemon holds, or the server of a process that sha
 """
 
 import os
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,9 @@ class Home(ABC):
 
     def __init__(self, close: Callable[[], object]) -> None:
         self._close = weakref.finalize(self, close)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:  # children of multiprocessing end without what Python does at exit
+            util.Finalize(self, self._close, exitpriority=0)
         self.inputs: dict[str, TensorInfo] = {}
         self.outputs: dict[str, TensorInfo] = {}
         self.parameters: frozenset[str] = frozenset()
