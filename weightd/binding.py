@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from weightd.backends.ports import TensorInfo
 from weightd.checks import check_each
 from weightd.tensor import Tensor, TensorMeta, data_type_of
