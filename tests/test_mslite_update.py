@@ -28,6 +28,12 @@ def weight(name: str, array: Array) -> Tensor:
     return tensor
 
 
+def without_data(name: str) -> Tensor:
+    tensor = Tensor()
+    tensor.name = name
+    return tensor
+
+
 def opened(path: Path, names: str | None) -> Model:
     """A model whose list of variable weights has these lines. The caller closes it."""
     built = Model()
@@ -213,7 +219,7 @@ UNFIT: dict[str, tuple[list[Tensor], type[Exception], str]] = {
     "the same bytes": ([weight("w", W.reshape(-1))], MismatchError, "w"),
     "another dtype": ([weight("w", W.astype(np.float64))], MismatchError, "w"),
     "one of two": ([weight("b", 9 * B), weight("w", W[:8])], MismatchError, "w"),
-    "no data": ([_ for _ in [Tensor()] if setattr(_, "name", "w") is None], ValueError, "no data"),
+    "no data": ([without_data("w")], ValueError, "no data"),
 }
 
 
