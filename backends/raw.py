@@ -6,7 +6,7 @@ import numpy as np
 from xxhash import xxh3_128
 
 from weightd.weights.arena import Arena
-from weightd.weights.file import MAX_CHUNK_NBYTES, OnChunk
+from weightd.weights.file import OnChunk, copy_chunks
 from weightd.weights.source import Source, TensorSpec
 
 Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
@@ -33,11 +33,7 @@ class RawTensors:
 
     def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
         """As the source's, and what was read once: a file could change meanwhile."""
-        content = self.bytes_of(name)
-        for start in range(0, len(content), MAX_CHUNK_NBYTES):
-            piece = target[start : start + MAX_CHUNK_NBYTES]
-            piece[:] = content[start : start + len(piece)]
-            on_chunk(piece)
+        copy_chunks(self.bytes_of(name), target, on_chunk)
 
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]
