@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def threads_for(
-    cpu: "CpuSettings", sessions: int = 1, *, shares_workspace: bool = False
+    cpu: "CpuSettings",
+    sessions: int = 1,
+    *,
+    shares_workspace: bool = False,
+    takes_turns: bool = False,
 ) -> tuple[Threads, ...]:
     """For each of so many sessions. thread_num 0: as many as there are cores for each. Cores are
     dealt out in order, and around again when there are too few."""
@@ -22,7 +26,7 @@ def threads_for(
         cpu.thread_affinity_mode, cpu.thread_affinity_core_list, allowed, speeds_of_cores()
     )
     return tuple(
-        Threads(count, operators, _dealt(cores, n * count, count), shares_workspace)
+        Threads(count, operators, _dealt(cores, n * count, count), shares_workspace, takes_turns)
         for n in range(sessions)
     )
 
