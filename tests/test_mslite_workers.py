@@ -14,7 +14,7 @@ from onnx import helper
 from tests.helpers import wait_until
 from tests.nets import dense, model, port, saved
 from tests.runners import LONG, SHORT, Asking, context, looping, opened, turns
-from weightd import Context, ModelParallelRunner, Tensor
+from weightd import Context, Model, ModelParallelRunner, ModelType, Tensor
 from weightd.backends.sessions import Sessions, _Line
 from weightd.home import SharedHome
 
@@ -117,6 +117,17 @@ def test_the_fastest_cores_are_dealt_out_in_order(tmp_path: Path) -> None:
 
 def bound(found: set[int]) -> Iterator[int]:
     return (int(allowed(task)) for task in found if allowed(task).isdecimal())
+
+
+@pytest.mark.parametrize("wanted", [context(1, 2000), context(2000, 1), context(1, 2**40)])
+def test_more_threads_or_workers_than_any_machine_has_are_refused(
+    file: Path, wanted: Context
+) -> None:
+    with ModelParallelRunner() as runner, pytest.raises(RuntimeError, match="more than 1024"):
+        runner.build_from_file(str(file), wanted)
+    if wanted.cpu.thread_num > 1024:
+        with Model() as alone, pytest.raises(RuntimeError, match="build_from_file failed! Error"):
+            alone.build_from_file(str(file), ModelType.MINDIR, wanted)
 
 
 def test_a_core_that_is_not_there_is_an_error(file: Path) -> None:
