@@ -151,8 +151,11 @@ class Attachment:
         try:
             return session.run(checked_inputs(inputs, ports))
         finally:
-            if session.note != self._told[1]:
-                self._bell.ring()
+            try:
+                if session.note != self._told[1]:
+                    self._bell.ring()
+            except ClosedError:  # meanwhile; what was answered counts
+                pass
 
     def wait_for_version(self, number: int, *, timeout_s: float) -> None:
         """Return once predictions run on this version; DaemonTimeoutError says why they do not."""

@@ -20,7 +20,7 @@ from weightd.errors import (
     UnsupportedModelError,
 )
 from weightd.weights.entries import Parameter
-from weightd.weights.file import MAX_CHUNK_NBYTES, OnChunk
+from weightd.weights.file import OnChunk, copy_chunks
 from weightd.weights.fit import check_parts_fit
 from weightd.weights.source import Source, TensorSpec
 
@@ -105,17 +105,9 @@ class OverlaySource(Source):
         if self._brought is not None and self._is_brought(spec.name):
             self._brought.read_into(spec.name, target, on_chunk)
         elif spec.name in self._held:
-            self._copy(self._live.bytes_of(self._held[spec.name]), target, on_chunk)
+            copy_chunks(self._live.bytes_of(self._held[spec.name]), target, on_chunk)
         else:
             self._read_again(spec, target, on_chunk)
-
-    @staticmethod
-    def _copy(content: memoryview, target: memoryview, on_chunk: OnChunk | None) -> None:
-        for start in range(0, len(target), MAX_CHUNK_NBYTES):
-            piece = target[start : start + MAX_CHUNK_NBYTES]
-            piece[:] = content[start : start + len(piece)]
-            if on_chunk is not None:
-                on_chunk(piece)
 
     def _read_again(self, spec: TensorSpec, target: memoryview, on_chunk: OnChunk | None) -> None:
         assert self._base is not None

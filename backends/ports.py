@@ -51,7 +51,7 @@ def _checked_input(value: Any, port: Port, symbols: dict[str, int]) -> Array:
             f"input {port.name!r} has shape {value.shape}, the model takes "
             f"({', '.join('?' if d is None else str(d) for d in port.shape)})"
         )
-    return np.ascontiguousarray(value)
+    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 
 def _fits(

@@ -6,6 +6,7 @@ import numpy as np
 from xxhash import xxh3_128
 
 from weightd.weights.arena import Arena
+from weightd.weights.file import OnChunk, copy_chunks
 from weightd.weights.source import Source, TensorSpec
 
 Report = Callable[[str, int, int], object]  # step, bytes done, bytes in all
@@ -29,6 +30,10 @@ class RawTensors:
             done += spec.nbytes
             report("reading", done, arena.nbytes)
         self.digest = digest_of_all(source.graph, self.specs.values(), self.digests)
+
+    def read_into(self, name: str, target: memoryview, on_chunk: OnChunk) -> None:
+        """As the source's, and what was read once: a file could change meanwhile."""
+        copy_chunks(self.bytes_of(name), target, on_chunk)
 
     def bytes_of(self, name: str) -> memoryview:
         offset = self.offsets[name]

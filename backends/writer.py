@@ -106,7 +106,8 @@ class Writer:
         """
         is_stored = compiled is None or self._job.keep_tensors
         stored = source.tensors if is_stored else {n: source.tensors[n] for n in updated}
-        parts = self._parts(_Stored(stored, source.read_into), compiled, reference)
+        read_into = source.read_into if raw is None else raw.read_into
+        parts = self._parts(_Stored(stored, read_into), compiled, reference)
         graphs = [g for g in (graph, compiled.graph if compiled else None) if g is not None]
         segment = self._reserve(graphs, parts)
         filling = Filling(segment, self._live, self._job.budget_nbytes)

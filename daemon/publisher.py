@@ -117,7 +117,7 @@ class Publisher:
             self._check_room()
             live = self._catalog.model(request.model).live
             names = rules_of(self._vault.get(live.uid).manifest.stamp)
-            file = self._duplicate_of(live, on_error)
+            file = self._duplicate_of(request.model, live, on_error)
             changes = {"names": names, "is_overlay": True, "update": offered}
             self._stage_next(request.model, file, asker, request.dry_run, on_error, changes)
 
@@ -135,7 +135,7 @@ class Publisher:
         asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
         with ExitStack() as on_error:
             self._check_room()
-            file = self._duplicate_of(model.live, on_error)
+            file = self._duplicate_of(name, model.live, on_error)
             changes = {
                 "keep_tensors": True,
                 "names": rules_of(base.stamp),
@@ -145,12 +145,15 @@ class Publisher:
             }
             self._stage_next(name, file, asker, False, on_error, changes)
 
-    def _duplicate_of(self, version: Version, on_error: ExitStack) -> OfferedFile | None:
+    def _duplicate_of(self, name: str, live: Version, on_error: ExitStack) -> OfferedFile | None:
         """The file that a version was made from, to be the next one's."""
-        source = self._sources.get(version.uid)
+        source = self._sources.get(live.uid)
         if source is None:
             return None
-        file = source.duplicate()
+        try:
+            file = source.duplicate()
+        except OSError as error:  # no descriptor left
+            raise StagingError(f"staging {name!r} could not begin: {error}") from error
         on_error.callback(file.close)
         return file
 

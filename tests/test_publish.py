@@ -242,10 +242,14 @@ def test_a_bare_checkpoint_is_readable_and_says_that_it_has_no_graph(daemon: Dae
 
 
 def test_memory_of_the_tests_own_attachments_goes_back(lenet: Daemon) -> None:
-    before = [d for d in open_descriptors().values() if "memfd" in d]
+    before = memfds_here()
     with lenet.attach_here():
-        pass
-    assert [d for d in open_descriptors().values() if "memfd" in d] == before
+        assert memfds_here() != before
+    assert memfds_here() == before
+
+
+def memfds_here() -> list[str]:
+    return [target for target in open_descriptors().values() if "memfd" in target]
 
 
 def test_a_constant_that_a_publish_brought_stays_when_the_next_one_leaves_it_out(

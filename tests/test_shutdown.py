@@ -81,8 +81,10 @@ def test_stopping_during_a_load_cancels_it_and_leaves_no_stager(daemon: Daemon) 
 
     thread = threading.Thread(target=load)
     thread.start()
-    wait_until(lambda: children_of(daemon.pid))
-    (stager,) = children_of(daemon.pid)
+    # Not by the daemon's children: one that is stopped before it has become a stager keeps the
+    # daemon in vfork().
+    wait_until(lambda: daemon.client.status().staging)
+    (stager,) = (staging.pid for staging in daemon.client.status().staging)
     os.kill(stager, signal.SIGSTOP)
     assert daemon.stop() == 0
     thread.join()

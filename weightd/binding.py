@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from weightd.backends.ports import TensorInfo
 from weightd.checks import check_each
 from weightd.tensor import Tensor, TensorMeta, data_type_of
@@ -80,5 +78,9 @@ def _check_room(name: str, tensor: Tensor, array: Array) -> None:
 
 
 def as_arrays(tensors: Sequence[Tensor]) -> list[Array]:
-    """The data of weights that are to be replaced."""
-    return [np.ascontiguousarray(array_of(tensor, tensor.name)) for tensor in tensors]
+    """The data of weights that are to be replaced; ValueError when one has none."""
+    found = [tensor.array() for tensor in tensors]
+    for tensor, array in zip(tensors, found, strict=True):
+        if array is None:
+            raise ValueError(f"weight {tensor.name!r} has no data: call set_data_from_numpy()")
+    return [array for array in found if array is not None]

@@ -76,10 +76,11 @@ def read_config(path: str, given: Mapping[str, Any] | None, what: str) -> BuildC
             for key, value in values.items():
                 check_instance("config_dict_value_key", key, str)
                 check_instance("config_dict_value_value", value, str)
+    sections = config.merged(file, given or {})
     with as_runtime_error("update configuration failed! Error is "):
-        return config.parse(
-            config.merged(file, given or {}), folder=Path(path).parent if path else None
-        )
+        found = config.parse(sections, folder=Path(path).parent if path else None)
+    config.name_ignored(sections)
+    return found
 
 
 def check_decryption(key: object, mode: object, parallel: object) -> None:
@@ -237,13 +238,13 @@ def _answer(found: "Home", shapes: Mapping[str, Shape]) -> "Mapping[str, Array]"
 
 def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> "dict[str, Array]":
     """New weights by the model's names. UsageError when one is not declared, or named twice."""
+    if not tensors:
+        raise UsageError("Common error code. No weights were given")
     if not variables:
         raise UsageError(
             "no weights are declared as variable: build the model with [ascend_context] "
             "variable_weights_file = a list of their names, one a line"
         )
-    if not tensors:
-        raise UsageError("Common error code. No weights were given")
     names = [tensor.name for tensor in tensors]
     if not any(names):
         if len(tensors) != len(variables):
@@ -258,9 +259,10 @@ def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> 
             f"{', '.join(map(repr, undeclared[:5]))} is not declared in variable_weights_file, "
             f"which has: {', '.join(list(variables)[:10])}"
         )
-    if len(set(names)) != len(names):
+    found = dict(zip((variables[name] for name in names), as_arrays(tensors), strict=True))
+    if len(found) != len(tensors):
         raise UsageError("a weight is given twice")
-    return dict(zip((variables[name] for name in names), as_arrays(tensors), strict=True))
+    return found
 
 
 # --- what there is to know -------------------------------------------------------------------

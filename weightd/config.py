@@ -2,7 +2,6 @@
 config_dict, which beats it. Read here once; what it means for weightd is in BuildConfig.
 """
 
-import configparser
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -32,19 +31,10 @@ _SHAPES = {  # said by get_model_info, and decided by the model itself
     "dynamic_Dims": "dynamic_dims",
     "ge.dynamicDims": "dynamic_dims",
 }
+_SECTION = re.compile(r"\[([^\]]+)\]")
 _PIDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*")
 _HANDLE = re.compile(r"\s*-?\d{1,20}\s*")
 _DAEMON = ("auto", "required", "never")
-
-
-class _Ini(configparser.ConfigParser):
-    """MindSpore's dialect: a line is a section only when it is one as a whole, so that
-    [op_name]=... is a key, and keys keep their case."""
-
-    SECTCRE = re.compile(r"^\[(?P<header>[^\]]+)\]\s*$")
-
-    def optionxform(self, optionstr: str) -> str:
-        return optionstr
 
 
 @dataclass(frozen=True)
@@ -63,30 +53,44 @@ class BuildConfig:
 
 
 def read_ini(path: str) -> dict[str, dict[str, str]]:
-    """The sections of a file; SettingsError says which line is no part of one."""
-    parser = _Ini(
-        interpolation=None,
-        strict=False,
-        delimiters=("=",),
-        comment_prefixes=("#", ";"),
-        allow_no_value=False,
-    )
+    """The sections of a file in MindSpore's dialect; SettingsError says which line is no part of
+    one. A line is a section only when it is one as a whole, so that [op_name]=... is a key; keys
+    keep their case; the last of two counts."""
     try:
-        parser.read_string(Path(path).read_text(encoding="utf-8"), source=path)
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from error
-    return {name: dict(parser[name]) for name in parser.sections()}
+    found: dict[str, dict[str, str]] = {}
+    section: dict[str, str] | None = None
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line[0] in "#;":
+            continue
+        if head := _SECTION.fullmatch(line):
+            section = found.setdefault(head[1].strip(), {})
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if section is None or not key or not equals:
+            raise SettingsError(
+                f"{path}, line {number}: {line!r} is no [section] nor its key=value"
+            )
+        section[key] = value
+    return found
 
 
 def merged(file: Sections, given: Mapping[str, str | Mapping[str, str]]) -> Sections:
-    """The file's sections with config_dict's values over them. A key of sharing that config_dict
-    has without a section goes into [weightd]."""
-    found = {name: dict(values) for name, values in file.items()}
+    """The file's sections with config_dict's values over them, in whichever section the file has
+    them. A key of sharing that config_dict has without a section goes into [weightd]."""
+    over: dict[str, dict[str, str]] = {}
     for name, value in given.items():
-        if isinstance(value, str):
-            found.setdefault("weightd", {})[name] = value
-        else:
-            found.setdefault(name, {}).update(value)
+        section, values = ("weightd", {name: value}) if isinstance(value, str) else (name, value)
+        over.setdefault(section, {}).update(values)
+    known = {_ALIASES.get(key, key) for name in _CONTEXTS for key in over.get(name, {})} & _KNOWN
+    found = {
+        name: {key: text for key, text in values.items() if _ALIASES.get(key, key) not in known}
+        for name, values in file.items()
+    }
+    for name, values in over.items():
+        found.setdefault(name, {}).update(values)
     return found
 
 
@@ -97,13 +101,11 @@ def is_bare_key(name: str, value: object) -> bool:
 
 def parse(sections: Sections, *, folder: Path | None = None) -> BuildConfig:
     """What the sections ask of weightd. folder: of the ini file, where a list of names is looked
-    for that is not in the current folder. SettingsError says what is wrong with a value; what
-    weightd has no use for is named in the log."""
-    _name_ignored(sections)
+    for that is not in the current folder. SettingsError says what is wrong with a value."""
     values: dict[str, str] = {}
     for section in _CONTEXTS:
-        for key, value in sections.get(section, {}).items():
-            name = _ALIASES.get(key, key)
+        for key, text in sections.get(section, {}).items():
+            name, value = _ALIASES.get(key, key), _unquoted(text)
             if name in _KNOWN and values.setdefault(name, value) != value:
                 raise SettingsError(f"{name} is given twice, as {values[name]!r} and {value!r}")
     pids = values.get("shareable_weight_pid_list")
@@ -121,7 +123,7 @@ def parse(sections: Sections, *, folder: Path | None = None) -> BuildConfig:
     return BuildConfig(
         pids=None if pids is None else _pids(pids),
         handle=None if handle is None else _handle(handle),
-        variables={} if names is None else _variables(_unquoted(names), folder),
+        variables={} if names is None else _variables(names, folder),
         shapes=_shapes(sections),
         daemon=daemon,
         engine=own.get("engine", ""),
@@ -155,7 +157,7 @@ def _variables(path: str, folder: Path | None) -> dict[str, str]:
     if not file.exists() and folder is not None and (folder / path).exists():
         file = folder / path
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"variable_weights_file {path!r} cannot be read: {error}") from error
     found: dict[str, str] = {}
@@ -163,7 +165,8 @@ def _variables(path: str, folder: Path | None) -> dict[str, str]:
         name, _, mapped = (part.strip() for part in line.partition(","))
         if not name:
             raise SettingsError(f"variable_weights_file {path!r}: {line!r} begins with no name")
-        found[name] = mapped or name
+        if found.setdefault(name, mapped or name) != (mapped or name):
+            raise SettingsError(f"variable_weights_file {path!r} has {name!r} for two weights")
     if not found:
         raise SettingsError(f"variable_weights_file {path!r} names no weight")
     return found
@@ -182,7 +185,8 @@ def _shapes(sections: Sections) -> dict[str, str]:
     }
 
 
-def _name_ignored(sections: Sections) -> None:
+def name_ignored(sections: Sections) -> None:
+    """Say in the log what weightd has no use for."""
     known = _KNOWN | _SHAPES.keys()
     ignored = [
         f"[{section}] {key}"

@@ -152,3 +152,12 @@ def _check_seals(fd: int, name: str) -> None:
             f"{name}: memory that can still change; seal it with F_SEAL_SHRINK and F_SEAL_WRITE "
             "before offering it"
         )
+
+
+def copy_chunks(content: memoryview, target: memoryview, on_chunk: OnChunk | None) -> None:
+    """Fill `target` from memory, as a source fills it from a file."""
+    for start in range(0, len(target), MAX_CHUNK_NBYTES):
+        piece = target[start : start + MAX_CHUNK_NBYTES]
+        piece[:] = content[start : start + len(piece)]
+        if on_chunk is not None:
+            on_chunk(piece)

@@ -27,7 +27,7 @@ _CHECK = "lenet-check"
 _WORKERS = 3
 _START_S = 60.0
 _SWITCH_S = 20.0
-_WATCH_S = 1.5
+_WATCH_S = 0.5  # two reports of each worker
 _WATCH_BY_PEOPLE_S = 4.0
 _TICK_S = 0.1
 

@@ -10,10 +10,11 @@ proto.py        protobuf's untyped fields, as text and numbers that are checked
 scan.py         where the parameters' bytes lie; everything else as bytes
 graph.py        a file's graphs and nodes as types that the rest trusts
 values.py       what a name stands for while a graph is translated
-emitter.py      the ONNX graph as it grows
-translator.py   walks a graph; flow.py: what is structure: tuples, loads, calls, branches
+emitter.py      the ONNX graph as it grows; an identical node is not written twice
+inference.py    the types of ONNX values, as ONNX infers them
+translator.py   walks a graph; calls of other graphs, and branches
 call.py         what a translation sees of its node
-ops/            the table from op to translation, by family
+ops/            the table from op to translation; its __init__.py lists the families
 check.py        holds the translated graph against the types that the file declares
 source.py       the Source
 """

@@ -1,7 +1,6 @@
 """A MindIR model as an ONNX model: walks the graphs, and looks each operator up in the table.
 
-What is structure is done here: loads of parameters, tuples, the order of side effects, calls of
-other graphs, and branches. What computes is in ops/.
+Calls of other graphs, and branches, are done here. What moves values or computes is in ops/.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What puts elements around others: pads, and windows cut from padded images."""
+"""What puts elements around others, and windows cut from them."""
 
 from collections.abc import Sequence
 
