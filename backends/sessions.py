@@ -18,7 +18,7 @@ from weightd.weights.arrays import Array
 def open_sessions(version: MappedVersion, threads: Sequence[Threads]) -> Session:
     """A session on the version's own engine for each entry of `threads`; as one."""
     backend = named(version.manifest.stamp["engine"])
-    if len(threads) == 1 and not threads[0].cores:
+    if len(threads) == 1 and not threads[0].cores and not threads[0].takes_turns:
         return backend.open(version, threads=threads[0])
     opened: list[Session] = []
     try:

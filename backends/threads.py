@@ -11,12 +11,14 @@ class Threads:
     """count: for one operator, the thread that calls run() included. operators: how many operators
     may run side by side. cores: the processors that the threads are bound to, from the first one on
     and around again; () leaves that to the kernel. shares_workspace: its working memory comes from
-    an arena of all sessions of the process that say so, instead of one of its own."""
+    an arena of all sessions of the process that say so, instead of one of its own. takes_turns: one
+    run at a time, where otherwise each thread that asks may run."""
 
     count: int = 1
     operators: int = 1
     cores: tuple[int, ...] = ()
     shares_workspace: bool = False
+    takes_turns: bool = False
 
     @property
     def is_lone(self) -> bool:

@@ -5,16 +5,30 @@ from typing import TYPE_CHECKING
 
 from weightd.backends.threads import Threads
 from weightd.cores import cores_for, speeds_of_cores
+from weightd.errors import SettingsError
 
 if TYPE_CHECKING:
     from weightd.context import CpuSettings
 
 
+_MOST = 1024
+
+
 def threads_for(
-    cpu: "CpuSettings", sessions: int = 1, *, shares_workspace: bool = False
+    cpu: "CpuSettings",
+    sessions: int = 1,
+    *,
+    shares_workspace: bool = False,
+    takes_turns: bool = False,
 ) -> tuple[Threads, ...]:
     """For each of so many sessions. thread_num 0: as many as there are cores for each. Cores are
-    dealt out in order, and around again when there are too few."""
+    dealt out in order, and around again when there are too few. SettingsError when so many would
+    take all that the machine has."""
+    if max(cpu.thread_num, sessions) > _MOST:
+        raise SettingsError(
+            f"thread_num is {cpu.thread_num}, for each of {sessions} sessions: more than {_MOST} "
+            "of either help on no machine"
+        )
     allowed = os.sched_getaffinity(0)
     count = cpu.thread_num or max(1, len(allowed) // sessions)
     operators = max(1, min(cpu.inter_op_parallel_num, count))
@@ -22,7 +36,7 @@ def threads_for(
         cpu.thread_affinity_mode, cpu.thread_affinity_core_list, allowed, speeds_of_cores()
     )
     return tuple(
-        Threads(count, operators, _dealt(cores, n * count, count), shares_workspace)
+        Threads(count, operators, _dealt(cores, n * count, count), shares_workspace, takes_turns)
         for n in range(sessions)
     )
 

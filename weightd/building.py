@@ -114,7 +114,12 @@ def open_home(
     many predictions at once, each on cores of its own. is_parallel: they share the weights, be it
     one alone."""
     device = resolve(context.target, os.environ)
-    threads = threads_for(context.cpu, sessions, shares_workspace=workspaces.is_shared(path))
+    threads = threads_for(
+        context.cpu,
+        sessions,
+        shares_workspace=workspaces.is_shared(path),
+        takes_turns=is_parallel,
+    )
     _announce_precision(context, device)
     is_shared = settings.pids is not None or settings.handle is not None
     is_together = is_shared or is_parallel or group is not None
