@@ -309,7 +309,9 @@ class Attachment:
                 self.lag += f" (the daemon: {reason})"
                 log.warning("no version that suits process %d will come: %s", self._pid, reason)
             case protocol.Revocation() | protocol.Goodbye():
-                log.warning("process %d gets no new versions: %s", self._pid, notice.reason)
+                is_usual = isinstance(notice, protocol.Goodbye)  # an end, as every daemon has one
+                level = logging.INFO if is_usual else logging.WARNING
+                log.log(level, "process %d gets no new versions: %s", self._pid, notice.reason)
                 self.lag = notice.reason
             case _:
                 assert_never(notice)

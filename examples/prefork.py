@@ -2,7 +2,7 @@
 
 Each worker maps the parent's weights and goes on with the engine that the parent had open, so it is
 ready in milliseconds. One that dies is replaced. The users are a child, too: it sends digits, and
-kills a worker.
+kills the worker that gave the hundredth answer, and the next hundredth.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from weightd.daemon.embedded import Embedded
 from weightd.demo.digits import INPUT, LENET, OUTPUT, images_and_labels
 
 NAME = "lenet"
-KILLED_AFTER = 100  # digits
+KILLED_EVERY = 100  # digits
 LOOK_S = 1.0
 
 
@@ -111,7 +111,7 @@ def use(listener: socket.socket) -> None:
             digit, worker = map(int, connection.recv(64, socket.MSG_WAITALL).split())
         right += digit == label
         answers[worker] += 1
-        if number == KILLED_AFTER:
+        if number % KILLED_EVERY == KILLED_EVERY - 1:
             os.kill(worker, signal.SIGKILL)
     shares = ", ".join(f"{count} by {worker}" for worker, count in sorted(answers.items()))
     print(f"{right} of {len(images)} digits were read right; answers: {shares}", flush=True)

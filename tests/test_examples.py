@@ -67,10 +67,11 @@ def test_sharing_has_three_processes_that_are_right(run: Run) -> None:
     assert sum(right) == 350  # as weightd/data/README.md has it
 
 
-def test_prefork_replaces_the_worker_that_was_killed(run: Run) -> None:
-    out = run("prefork.py")
-    assert len(re.findall(r"worker \d+ attached in", out)) == 3
-    assert len(re.findall(r"worker \d+ is dead: the parent forks another", out)) == 1
+def test_prefork_replaces_the_workers_that_were_killed(run: Run) -> None:
+    """Three of two are killed: so one that replaced another has answered."""
+    out = run("prefork.py", "--workers", "2")
+    assert len(re.findall(r"worker \d+ attached in", out)) >= 3
+    assert len(re.findall(r"worker \d+ is dead: the parent forks another", out)) >= 1
     assert "350 of 360 digits were read right" in out
 
 

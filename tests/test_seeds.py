@@ -229,7 +229,7 @@ def shared_answers(place: Place, file: Path, target: str, **environ: str) -> lis
         for array, right in zip(arrays, expected, strict=True):
             numbers = np.array(re.sub(r"[\[\],]", " ", array).split(), np.float32)
             assert np.allclose(numbers, right.ravel(), rtol=1e-4, atol=1e-5)
-    return [line for line in errors.splitlines() if "gets no new versions: " not in line]
+    return errors.splitlines()
 
 
 @pytest.mark.parametrize("name", ["lenet", "lenet_mindir", "two_inputs", "mobilenet"])
