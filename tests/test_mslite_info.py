@@ -125,6 +125,14 @@ def test_what_the_maker_noted_is_told(tmp_path: Path) -> None:
         assert model.get_model_info("user_info").endswith("author: somebody\ntask: digits")
 
 
+def test_the_dynamic_dims_may_stand_in_the_file(tmp_path: Path) -> None:
+    net = dense()
+    net.metadata_props.add(key="dynamic_dims", value="1;4")
+    with Model() as model:
+        model.build_from_file(str(saved(net, tmp_path / "m.mindir")), ModelType.MINDIR)
+        assert model.get_model_info("dynamic_dims") == "1;4"
+
+
 def test_what_is_told_is_of_the_file_that_was_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,18 @@ def test_without_a_list_nothing_can_be_replaced(file: Path) -> None:
             built.update_weights([[]])
 
 
+def test_a_file_may_say_itself_what_can_be_replaced(tmp_path: Path) -> None:
+    """As upstream's converter writes it into a model, whose script then names no list."""
+    net = dense()
+    net.metadata_props.add(key="variable_weights_list", value="b, w")
+    with opened(saved(net, tmp_path / "m.mindir"), None) as built:
+        built.update_weights([[Tensor(3 * B), Tensor(2 * W)]])
+        assert is_of(answer(built), w=2 * W, b=3 * B)
+    declared = opened(tmp_path / "m.mindir", "b\n")  # what the script says counts more
+    with declared, pytest.raises(RuntimeError, match="'w' is not declared"):
+        declared.update_weights([[weight("w", W)]])
+
+
 def test_a_model_that_is_not_built_says_so() -> None:
     with pytest.raises(RuntimeError) as caught:
         Model().update_weights([[weight("dummy", np.zeros((1, 1)))]])

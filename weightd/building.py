@@ -241,6 +241,15 @@ def _answer(found: "Home", shapes: Mapping[str, Shape]) -> "Mapping[str, Array]"
 # --- weights ---------------------------------------------------------------------------------
 
 
+def variables_of(settings: BuildConfig, path: str) -> Mapping[str, str]:
+    """What may be replaced: what the configuration lists, else what the file itself does, as those
+    do that upstream's converter wrote."""
+    if settings.variables:
+        return settings.variables
+    names = _notes(path).get("variable_weights_list", "").replace(",", " ").split()
+    return dict(zip(names, names, strict=True))
+
+
 def named_weights(tensors: "Sequence[Tensor]", variables: Mapping[str, str]) -> "dict[str, Array]":
     """New weights by the model's names. UsageError when one is not declared, or named twice."""
     if not tensors:
@@ -281,7 +290,7 @@ def model_info(key: str, found: "Home", settings: BuildConfig, path: str) -> str
         case "input_shape":
             return settings.shapes.get(key) or _shape_text(found.inputs)
         case "dynamic_dims":
-            return settings.shapes.get(key, "")
+            return settings.shapes.get(key) or _notes(path).get(key, "")
         case "user_info":
             return "\n".join(f"{name}: {text}" for name, text in _notes(path).items())
     return ""

@@ -97,7 +97,8 @@ class Model:
         shareable_weight_mem_handle: the number that the sharing process got: use its weights. The
         file must be the same model; its weights are not read.
         variable_weights_file: a list of the weights that update_weights may replace, one a line:
-        `name`, or `name,the model's name`.
+        `name`, or `name,the model's name`. Without it, what the file's maker noted as
+        variable_weights_list: names with commas.
         In [weightd]: daemon = auto, required or never; engine = prepacked, plain or reference.
 
         dec_key, dec_mode, dec_num_parallel are checked, and encrypted models refused.
@@ -227,14 +228,16 @@ class Model:
             if built is None:
                 raise UsageError("Session is null, please build model first!")
             flat = [tensor for weight in weights for tensor in weight]
-            built.home.update(building.named_weights(flat, built.settings.variables))
+            variables = building.variables_of(built.settings, built.path)
+            built.home.update(building.named_weights(flat, variables))
 
     def get_model_info(self, key: str | None = None) -> str:
         """What there is to know, as text; '' and a warning in the log for what there is not.
 
         "current_pid": this process's PID, for the list of who shares; works before the model is
         built. "shareable_weight_mem_handle": what those on the list need, a uint64.
-        "input_shape": "x:1,3,224,224;y:1". "dynamic_dims": what the configuration says of them.
+        "input_shape": "x:1,3,224,224;y:1". "dynamic_dims": what the configuration, or
+        the file's maker, says of them.
         "user_info": what the file's maker noted, "key: text" for each. TypeError when `key` is no
         str, or is left out.
         """
