@@ -10,15 +10,17 @@ the file mode is the gate.
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import zmq
 
-from weightd.errors import DaemonTimeoutError, ForkedError
+from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 from weightd.ipc.seqpacket import no_daemon
 
@@ -121,15 +123,17 @@ class ControlClient:
         self._idle: list[zmq.Socket[bytes]] = []
         self._pid = os.getpid()
         self._last_id = 0
+        self._counting = threading.RLock()  # a request may end within the garbage collector
+        self._in_use = 0
+        self._is_closed = False
 
     def request(self, raw: bytes, *, timeout_s: float) -> Iterator[bytes]:
         """Send a request and yield its replies until the caller stops asking.
 
-        Raises NoDaemonError when nobody is there, DaemonTimeoutError after `timeout_s` of silence.
+        Raises NoDaemonError when nobody is there, DaemonTimeoutError after `timeout_s` of silence,
+        ClosedError when it was closed, perhaps meanwhile.
         """
-        self._check_process()
-        sock = self._take()
-        try:
+        with self._using(), self._idle_socket() as sock:
             self._last_id += 1
             request_id = b"%x" % self._last_id
             sock.send_multipart([request_id, raw])
@@ -138,39 +142,63 @@ class ControlClient:
                 reply_id, reply = sock.recv_multipart()
                 if reply_id == request_id:  # not a late answer to one that was given up
                     yield reply
-        finally:
-            self._idle.append(sock)
 
     def events(self, topic: str) -> Iterator[bytes]:
         """Yield the events whose topic begins so, from now on, until the caller stops asking.
-        NoDaemonError when the daemon is gone."""
-        self._check_process()
-        self._probe()
-        with self._socket(zmq.SUB, self._events) as sock:
+        NoDaemonError when the daemon is gone, ClosedError when this was closed."""
+        with self._using(), self._socket(zmq.SUB, self._events) as sock:
             sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
             while True:
                 self._wait(sock, math.inf)
                 yield sock.recv_multipart()[1]
 
     def close(self) -> None:
+        """At once. Requests of other threads end with ClosedError, and take their sockets along: a
+        socket must not be touched by two threads."""
         if os.getpid() != self._pid:
             return  # a forked child must not touch its parent's context
-        while self._idle:
-            self._idle.pop().close()
-        self._context.destroy(linger=0)
+        with self._counting:
+            self._is_closed = True
+            self._end_if_unused()
 
-    def _check_process(self) -> None:
+    @contextmanager
+    def _using(self) -> Iterator[None]:
         if os.getpid() != self._pid:
             raise ForkedError("this Client was made before a fork; make one in the child")
-
-    def _take(self) -> "zmq.Socket[bytes]":
+        with self._counting:
+            self._check_open()
+            self._in_use += 1
         try:
-            return self._idle.pop()
+            yield
+        finally:
+            with self._counting:
+                self._in_use -= 1
+                if self._is_closed:
+                    self._end_if_unused()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("this Client was closed")
+
+    def _end_if_unused(self) -> None:
+        if not self._in_use:
+            while self._idle:
+                self._idle.pop().close()
+            self._context.term()
+
+    @contextmanager
+    def _idle_socket(self) -> "Iterator[zmq.Socket[bytes]]":
+        try:
+            sock = self._idle.pop()
         except IndexError:
-            self._probe()
-            return self._socket(zmq.DEALER, self._control)
+            sock = self._socket(zmq.DEALER, self._control)
+        try:
+            yield sock
+        finally:
+            self._idle.append(sock)
 
     def _socket(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+        self._probe()
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
         sock.connect(f"ipc://{path}")
@@ -179,6 +207,7 @@ class ControlClient:
     def _wait(self, sock: "zmq.Socket[bytes]", timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not sock.poll(int(1000 * min(_PROBE_S, max(0.0, deadline - time.monotonic())))):
+            self._check_open()
             self._probe()
             if time.monotonic() >= deadline:
                 raise DaemonTimeoutError(

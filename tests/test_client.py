@@ -20,6 +20,7 @@ from weightd.daemon.settings import Settings
 from weightd.errors import (
     BadFileError,
     BadRequestError,
+    ClosedError,
     DaemonTimeoutError,
     ForkedError,
     NoDaemonError,
@@ -127,6 +128,33 @@ def test_eight_threads_each_get_their_own_answers(lenet: Daemon) -> None:
         thread.join()
     assert not wrong
     lenet.client.close()  # its idle sockets, one for each thread
+
+
+@pytest.mark.parametrize("what", ["an answer", "events"])
+def test_closing_ends_what_other_threads_wait_for(stopped: Daemon, what: str) -> None:
+    client = weightd.Client(stopped.runtime_dir, timeout_s=60)
+    faults: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            if what == "events":
+                next(iter(client.events()))
+            else:
+                client.status()
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is the test's
+            faults.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: client._channel._in_use == 3)
+    client.close()
+    client.close()
+    for thread in threads:
+        thread.join()
+    assert [type(fault) for fault in faults] == [ClosedError] * 3
+    with pytest.raises(ClosedError, match="this Client was closed"):
+        client.status()
 
 
 def test_a_client_is_not_for_a_forked_child(daemon: Daemon) -> None:
