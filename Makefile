@@ -10,7 +10,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check bench dist clean
+.PHONY: help setup demo test stress check bench dist clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +20,11 @@ setup: $(STAMP)  ## Create .venv with everything that needs no GPU.
 demo: $(STAMP)  ## See one copy of a model's weights serve several processes.
 	@$(BIN)/weightd demo
 
-test: $(STAMP)  ## Run every test.
-	@$(BIN)/pytest
+test: $(STAMP)  ## Run the tests: all but the long ones.
+	@$(BIN)/pytest -m 'not stress'
+
+stress: $(STAMP)  ## Run the long ones: many rounds of one race, many damaged files, much memory.
+	@$(BIN)/pytest -m stress
 
 check: $(STAMP)  ## Check the format, the rules, the types and the architecture.
 	@$(BIN)/ruff format --check .

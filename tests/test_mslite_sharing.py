@@ -224,6 +224,7 @@ def answers(process: Worker, digest: str) -> bool:
     return digest_of(process) == digest
 
 
+@pytest.mark.stress
 def test_the_masters_updates_reach_workers_and_each_answer_is_of_one_version(
     start: Start, tmp_path: Path
 ) -> None:
@@ -282,7 +283,7 @@ def test_a_forked_child_cannot_use_its_parents_model_and_harms_nothing(
     assert digest_of(late) == digest_of(master) == digest_of(worker)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_three_processes_take_the_memory_of_one_copy(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "mlp.onnx"
     mlp.write(file, width=1672)

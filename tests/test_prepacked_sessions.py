@@ -136,6 +136,7 @@ def test_a_session_closed_under_those_who_run_it_answers_right_or_says_that_it_i
         session.swap(mlp.map(2))
 
 
+@pytest.mark.stress
 def test_every_answer_in_twenty_switches_is_one_versions_own_and_none_fails(mlp: Pair) -> None:
     session = mlp.open_packed(1)
     core = core_of(session)

@@ -59,6 +59,7 @@ def test_a_worker_switches_by_itself_and_says_so(lenet: Daemon, worker: Worker) 
     assert worker.ask("state", model="lenet") == {"version": 2, "connected": True, "lag": ""}
 
 
+@pytest.mark.stress
 def test_four_threads_predict_through_fifty_rollbacks_untorn(lenet: Daemon) -> None:
     answers: list[set[bytes]] = [set() for _ in range(4)]
     failures: list[BaseException] = []

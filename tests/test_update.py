@@ -206,6 +206,7 @@ def test_a_small_update_of_a_large_model_takes_little_new_memory(
 # --- while workers predict ---------------------------------------------------------------
 
 
+@pytest.mark.stress
 def test_every_answer_is_of_one_version_while_updates_come(lenet: Daemon) -> None:
     answers: list[bytes] = []
     seen: set[bytes] = set()
