@@ -36,7 +36,12 @@ class Private:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], threads: Threads, *, gpu: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        threads: Threads,
+        *,
+        gpu: int | None = None,
+        data: int | None = None,
     ) -> None:
         self._pid = os.getpid()
         self._gpu = gpu
@@ -46,7 +51,7 @@ class Private:
         self._open_sizes: OpenSizes = frozenset()
         self._digest = ""
         with ExitStack() as on_error:
-            self._name, self._file_fd, self._folder_fd = _opened(Path(path))
+            self._name, self._file_fd, self._folder_fd = _opened(Path(path), data)
             on_error.callback(self._close_files)
             with self._source() as source:
                 if source.graph is None:
@@ -156,12 +161,16 @@ def _parameters(tensors: Mapping[str, Array]) -> list[Parameter]:
     ]
 
 
-def _opened(path: Path) -> tuple[str, int, int]:
-    """The file's name, and it and its folder as descriptors."""
+def _opened(path: Path, data: int | None) -> tuple[str, int, int]:
+    """The file's name, and it and its folder, or the file of all its external data, as
+    descriptors."""
     fds: list[int] = []
     try:
         fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-        fds.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+        if data is None:
+            fds.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+        else:
+            fds.append(os.dup(data))
     except OSError as error:
         for fd in fds:
             os.close(fd)

@@ -101,7 +101,7 @@ def check_decryption(key: object, mode: object, parallel: object) -> None:
 # --- homes -----------------------------------------------------------------------------------
 
 
-def open_home(
+def open_home(  # noqa: PLR0913 - each is an option
     path: str,
     context: "Context",
     settings: BuildConfig,
@@ -109,10 +109,11 @@ def open_home(
     group: "ModelGroup | None" = None,
     sessions: int = 1,
     is_parallel: bool = False,
+    data: int | None = None,
 ) -> "Home":
     """Where the model will run: private, shared by us, or shared by another process. sessions: how
     many predictions at once, each on cores of its own. is_parallel: they share the weights, be it
-    one alone."""
+    one alone. data: a descriptor of the model's external data, if not in its folder."""
     device = resolve(context.target, os.environ)
     threads = threads_for(
         context.cpu,
@@ -128,6 +129,11 @@ def open_home(
             f"weights are shared in host memory, and this context's target is {device!r}: set "
             'context.target = ["cpu"], in all processes that share'
         )
+    if is_together and data is not None:
+        raise UsageError(
+            "weights that came in memory beside the model are not shared: write both to files, and "
+            "use build_from_file"
+        )
     if settings.handle is not None:
         return home.shared_by_another(path, threads, settings.handle, os.environ)
     found: Home
@@ -137,7 +143,7 @@ def open_home(
         found = home.shared_by_us(path, threads, settings, os.environ)
     else:
         gpu = context.gpu.device_id if device == "gpu" else None
-        found = home.private(path, threads[0], gpu=gpu)
+        found = home.private(path, threads[0], gpu=gpu, data=data)
     try:
         _check_variables(settings, found)
     except BaseException:

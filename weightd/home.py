@@ -65,8 +65,8 @@ class Home(ABC):
 class PrivateHome(Home):
     """The weights are this process's own."""
 
-    def __init__(self, path: str, threads: Threads, gpu: int | None) -> None:
-        private = Private(path, threads, gpu=gpu)
+    def __init__(self, path: str, threads: Threads, gpu: int | None, data: int | None) -> None:
+        private = Private(path, threads, gpu=gpu, data=data)
         super().__init__(private.close)
         self._private = private
         self.inputs, self.outputs = infos_of(private.inputs), infos_of(private.outputs)
@@ -120,9 +120,12 @@ class SharedHome(Home):
         )
 
 
-def private(path: str, threads: Threads, *, gpu: int | None = None) -> Home:
-    """The model for this process alone; on the CPU, or on a GPU by its number."""
-    return PrivateHome(path, threads, gpu)
+def private(
+    path: str, threads: Threads, *, gpu: int | None = None, data: int | None = None
+) -> Home:
+    """The model for this process alone; on the CPU, or on a GPU by its number. data: a descriptor
+    of its external data, if not in the file's folder."""
+    return PrivateHome(path, threads, gpu, data)
 
 
 def shared_by_us(

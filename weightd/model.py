@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from weightd import building, master
+from weightd import buffers, building, master
 from weightd.binding import (
     Shape,
     array_of,
@@ -118,16 +118,54 @@ class Model:
             home = building.open_home(model_path, context, settings, group=self._group)
             self._built = _Built(home, settings, model_path)
 
-    @staticmethod
-    def _check_build(
-        model_path: object, model_type: object, context: Context | None, config_path: object
-    ) -> Context:
-        check_instance("model_path", model_path, str)
+    def build_from_buffer(
+        self,
+        model_bytes: bytes,
+        weight_bytes: bytes | None = None,
+        model_type: ModelType | None = None,
+        context: Context | None = None,
+        config_path: str = "",
+        config_dict: Mapping[str, Any] | None = None,
+    ) -> None:
+        """build_from_file() of a model that lies in memory; a copy is kept as long as the model.
+
+        weight_bytes: the file in which the model says that its weights are. They cannot be shared
+        with other processes then. model_type: MINDIR. The rest and the errors: as there.
+        """
+        check_instance("model_bytes", model_bytes, bytes)
+        if not model_bytes:
+            raise RuntimeError("build_from_buffer failed, model_bytes is empty.")
+        if weight_bytes is not None:
+            check_instance("weight_bytes", weight_bytes, bytes)
         check_instance("model_type", model_type, ModelType)
+        if model_type is not ModelType.MINDIR:
+            raise RuntimeError("build_from_buffer failed, model_type should be MINDIR.")
+        context = self._check_context(context, config_path)
+        settings = building.read_config(config_path, config_dict, "build_from_buffer")
+        failed = f"build_from_buffer failed! Error is {buffers.status_of(weight_bytes)}"
+        with self._building, building.as_runtime_error(failed):
+            if self._built is not None:
+                raise UsageError("Model has been called Build!")
+            kept = buffers.Buffers(model_bytes, weight_bytes)
+            home = building.open_home(
+                kept.path, context, settings, group=self._group, data=kept.data
+            )
+            self._built = _Built(home, settings, kept.path, kept)
+
+    @staticmethod
+    def _check_context(context: Context | None, config_path: object) -> Context:
         context = Context() if context is None else context
         check_instance("context", context, Context)
         check_instance("config_path", config_path, str)
         return context
+
+    @classmethod
+    def _check_build(
+        cls, model_path: object, model_type: object, context: Context | None, config_path: object
+    ) -> Context:
+        check_instance("model_path", model_path, str)
+        check_instance("model_type", model_type, ModelType)
+        return cls._check_context(context, config_path)
 
     # --- inputs and outputs --------------------------------------------------------------
 
@@ -277,10 +315,14 @@ class Model:
 
 class _Built:
     """A model that was built: a whole that a thread keeps to, while others close it and build
-    another. proven: the outputs' shapes for inputs' that were tried."""
+    another. kept: the memory behind the path, where that is no file's. proven: the outputs' shapes
+    for inputs' that were tried."""
 
-    def __init__(self, home: "Home", settings: "BuildConfig", path: str) -> None:
+    def __init__(
+        self, home: "Home", settings: "BuildConfig", path: str, kept: buffers.Buffers | None = None
+    ) -> None:
         self.home = home
+        self._kept = kept
         self.settings = settings
         self.path = os.path.abspath(path)
         self.shapes = {name: shape_of(info) for name, info in home.inputs.items()}

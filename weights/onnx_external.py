@@ -5,6 +5,7 @@ them inside the folder (openat2: beneath it, through no symbolic link), whatever
 """
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ class ExternalPlace(NamedTuple):
 class ExternalFolder:
     """Opens the files, and keeps the last one: a model may name more files than a process may open.
 
-    Owns a duplicate of the folder's descriptor until close().
+    The descriptor is a folder's, or that of one file, which then is each file that a model names:
+    data that came in memory. Owns a duplicate until close().
     """
 
     def __init__(self, folder_fd: int | None, model_file: str) -> None:
@@ -67,10 +69,8 @@ class ExternalFolder:
             )
         if not location or location.startswith("/") or "\0" in location:
             raise BadFileError(f"{of}: the external location {location!r} is not a relative path")
-        from weightd.ipc.linux import open_beneath
-
         try:
-            fd = open_beneath(self._folder_fd, location)
+            fd = _opened(self._folder_fd, location)
         except (OSError, UnicodeEncodeError) as error:
             raise BadFileError(
                 f"{of}: the external file {location!r} cannot be opened inside the model's "
@@ -82,6 +82,14 @@ class ExternalFolder:
             os.close(fd)
         file.name = f"{self._model_file}: the external file {location!r}"  # of more than one tensor
         return file
+
+
+def _opened(folder_fd: int, location: str) -> int:
+    if stat.S_ISREG(os.fstat(folder_fd).st_mode):
+        return os.dup(folder_fd)
+    from weightd.ipc.linux import open_beneath
+
+    return open_beneath(folder_fd, location)
 
 
 def parse_place(pairs: Iterable[tuple[str, str]], of: str) -> ExternalPlace:
