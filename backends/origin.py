@@ -5,11 +5,10 @@ from collections.abc import Mapping
 
 from weightd.backends.raw import digest_of
 from weightd.errors import BadFileError, MismatchError
+from weightd.weights.manifest import ORIGIN, ORIGIN_WEIGHTS
 from weightd.weights.source import open_source
 
 WEIGHTS = "weights"  # stamp: the digest of all that was read
-ORIGIN = "origin"  # stamp: the file that version 1 was made from
-ORIGIN_WEIGHTS = "origin_weights"  # stamp: the digest of what was in it
 
 
 def identity_of(fd: int) -> str:

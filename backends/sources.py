@@ -4,11 +4,11 @@ import re
 from contextlib import ExitStack
 
 from weightd.backends.live import LiveVersion
-from weightd.backends.origin import ORIGIN, ORIGIN_WEIGHTS, WEIGHTS, identity_of
+from weightd.backends.origin import WEIGHTS, identity_of
 from weightd.backends.overlay import OverlaySource
 from weightd.backends.raw import digest_of_all
 from weightd.ipc.job import Job
-from weightd.weights.manifest import Manifest
+from weightd.weights.manifest import ORIGIN, ORIGIN_WEIGHTS, Manifest
 from weightd.weights.names import mapped
 from weightd.weights.source import Source, TensorSpec, open_source
 

@@ -26,7 +26,7 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.job import Job, Staged, StagerReport
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
-from weightd.weights.manifest import Manifest, read_manifest
+from weightd.weights.manifest import ORIGIN, ORIGIN_WEIGHTS, Manifest, read_manifest
 from weightd.weights.names import rules_of
 from weightd.weights.share import check_shared
 
@@ -232,6 +232,8 @@ class Staging:
                 raise StagingError(f"the stager of {order.model!r} gave other names than asked")
             if not _is_updated_as_asked(order, manifest):
                 raise StagingError(f"the stager of {order.model!r} lost or made up an update")
+            if not _is_of_the_same_origin(order, manifest):
+                raise StagingError(f"the stager of {order.model!r} gave it another origin")
             older = self._older_segments(manifest, base_segments)
         except WeightdError:
             segment.close()
@@ -287,6 +289,14 @@ def _is_updated_as_asked(order: Order, manifest: Manifest) -> bool:
     return before <= set(manifest.updated) and (
         order.update is not None or before == set(manifest.updated)
     )
+
+
+def _is_of_the_same_origin(order: Order, manifest: Manifest) -> bool:
+    """Workers prove by it that they have the model's file."""
+    if order.base is None:
+        return True
+    first = order.base.manifest.stamp
+    return all(manifest.stamp.get(key) == first.get(key) for key in (ORIGIN, ORIGIN_WEIGHTS))
 
 
 def _adopt_read_only(fd: int) -> Segment:

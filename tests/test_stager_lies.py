@@ -11,11 +11,12 @@ import pytest
 
 from tests.daemons import LENET
 from tests.helpers import open_descriptors
+from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.loop import Loop
 from weightd.daemon.staging import Filled, Order, Outcome, Staging
 from weightd.errors import BadManifestError, MismatchError, StagingError
 from weightd.ipc.segment import Segment, new_memfd
-from weightd.weights.entries import Blob, Parameter
+from weightd.weights.entries import Blob, Parameter, TensorEntry
 from weightd.weights.manifest import HEADER_NBYTES, Manifest, pack_header
 
 PAGE = 8192
@@ -53,16 +54,22 @@ def loop() -> Iterator[Loop]:
     loop.close()
 
 
-def live() -> Filled:
+def live(manifest: Manifest = LIVE) -> Filled:
     fd = new_memfd("live")
     keep = os.dup(fd)
     segment = Segment.allocate(fd, PAGE)
     segment.seal()
-    return Filled(LIVE, (Segment.adopt(keep),))
+    return Filled(manifest, (Segment.adopt(keep),))
 
 
 def outcome_of(
-    loop: Loop, program: str, *, base: Filled | None = None, names: tuple[str, ...] = ()
+    loop: Loop,
+    program: str,
+    *,
+    base: Filled | None = None,
+    names: tuple[str, ...] = (),
+    is_overlay: bool = False,
+    update: OfferedFile | None = None,
 ) -> Outcome:
     """What the daemon makes of a stager that runs this program."""
     outcomes: list[Outcome] = []
@@ -73,8 +80,9 @@ def outcome_of(
 
     file_fd = os.open(LENET, os.O_RDONLY)
     order = Order(
-        "m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0, names=names
-    )
+        "m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0, names=names,
+        is_overlay=is_overlay, update=update,
+    )  # fmt: skip
     argv = [sys.executable, "-c", LIAR + program]
     Staging(loop, order, lambda _: None, done, stager=argv)
     loop.run()
@@ -157,6 +165,54 @@ def test_a_name_that_the_model_does_not_have_is_shown_to_nobody(
         outcome.segments[0].close()
     else:
         assert isinstance(outcome, StagingError)
+
+
+W = TensorEntry("w", "float32", (2,), 0, 4096 + 2048, 8, bytes(16))
+V = msgspec.structs.replace(W, name="v", offset=W.offset + 64)
+BOTH = (*LIVE.parameters, Parameter("v", "float32", (2,)))
+UPDATED = msgspec.structs.replace(LIVE, parameters=BOTH, tensors=(W, V), updated=("w",))
+UPDATES: dict[str, tuple[str, tuple[str, ...], bool]] = {
+    "one more": ("update", ("w", "v"), True),
+    "the same one": ("update", ("w",), True),
+    "another": ("update", ("v",), False),
+    "none": ("update", (), False),
+    "nothing new": ("again", ("w",), True),
+    "unasked": ("again", ("w", "v"), False),
+    "a publish": ("publish", (), True),
+    "by a publish": ("publish", ("w",), False),
+}
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_updated_is_what_an_update_may_have_made_it(loop: Loop, case: str) -> None:
+    what, updated, is_believed = UPDATES[case]
+    manifest = msgspec.structs.replace(UPDATED, version=2, updated=updated)
+    base = live(UPDATED)
+    file_fd = os.open(LENET, os.O_RDONLY)
+    outcome = outcome_of(
+        loop,
+        f"fill({page(manifest)!r}); {STAGED}",
+        base=base,
+        is_overlay=what != "publish",
+        update=OfferedFile("update", file_fd, None) if what == "update" else None,
+    )
+    os.close(file_fd)
+    base.segments[0].close()
+    if is_believed:
+        assert isinstance(outcome, Filled), outcome
+        outcome.segments[0].close()
+    else:
+        assert "lost or made up an update" in str(outcome)
+
+
+@pytest.mark.parametrize("key", ["origin", "origin_weights"])
+def test_another_origin_than_the_live_versions_is_refused(loop: Loop, key: str) -> None:
+    stamp = {"engine": "", key: "another"}
+    manifest = msgspec.structs.replace(HONEST, parameters=LIVE.parameters, stamp=stamp)
+    base = live()
+    outcome = outcome_of(loop, f"fill({page(manifest)!r}); {STAGED}", base=base)
+    base.segments[0].close()
+    assert "another origin" in str(outcome)
 
 
 SHARING = msgspec.structs.replace(HONEST, segments=(PAGE, PAGE))

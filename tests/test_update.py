@@ -17,6 +17,7 @@ from tests import nets
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon, running_worker
 from tests.helpers import wait_until
 from tests.mindir import private_session
+from weightd.backends import onnxruntime
 from weightd.backends.origin import check_same_file
 from weightd.backends.raw import RawTensors, digest_of
 from weightd.errors import MismatchError, SourceChangedError, WeightdError
@@ -246,6 +247,34 @@ def test_workers_switch_to_an_update_in_place(lenet: Daemon) -> None:
         wait_until(lambda: [w.version for w in lenet.client.status().workers] == [2])
         (seen,) = lenet.client.status().workers
         assert seen.note == ""
+
+
+def test_a_worker_that_cannot_use_an_update_gets_it_once_more_with_its_tensors(
+    lenet: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lenet.client.update("lenet", head())
+    real = onnxruntime.stamp()
+    monkeypatch.setattr(onnxruntime, "stamp", lambda: {**real, "onnxruntime": "0.1"})
+    with lenet.attach_here() as unfit:
+        assert (unfit.version, unfit.engine) == (3, "plain")
+        assert is_near(unfit.predict({"x": X})["12"], expected(head(), tmp_path))
+        wanted = nets.arrays_of(FINAL) | head()
+        assert all(np.array_equal(unfit.weights[name], wanted[name]) for name in wanted)
+        monkeypatch.undo()
+        again = {"fc1.bias": EARLY_ARRAYS["fc1.bias"]}
+        unfit.wait_for_version(lenet.client.update("lenet", again), timeout_s=10)
+        assert is_near(unfit.predict({"x": X})["12"], expected(head() | again, tmp_path))
+
+
+def test_an_update_of_everything_needs_no_file(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    daemon.client.load("lenet", model)
+    model.write_bytes(b"")
+    daemon.client.update("lenet", EARLY_ARRAYS)
+    bias = {"fc3.bias": np.zeros(10, np.float32)}
+    with daemon.attach_here() as here:
+        here.wait_for_version(daemon.client.update("lenet", bias), timeout_s=10)
+        both = EARLY_ARRAYS | bias
+        assert is_near(here.predict({"x": X})["12"], expected(both, tmp_path))
 
 
 # --- what is refused ---------------------------------------------------------------------

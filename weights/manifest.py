@@ -29,6 +29,8 @@ __all__ = [
     "HEADER_NBYTES",
     "MAX_MANIFEST_NBYTES",
     "MAX_SEGMENTS",
+    "ORIGIN",
+    "ORIGIN_WEIGHTS",
     "Blob",
     "Layout",
     "Manifest",
@@ -45,6 +47,10 @@ FORMAT = 1
 _HEADER = struct.Struct("<8sIIQQ16s")
 
 Layout = Literal["tensors", "compiled"]
+
+# Stamps that all versions of a model have from its first one.
+ORIGIN = "origin"  # the file that it was made from
+ORIGIN_WEIGHTS = "origin_weights"  # the digest of what was in it
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
