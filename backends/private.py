@@ -61,6 +61,7 @@ class Private:
                     )
                 self.inputs = source.inputs
                 self.outputs = source.outputs
+                self._names = [port.name for port in source.outputs]
                 self.parameters = source.parameters
                 self.notes = source.said().notes
                 session = self._built(source, {}, frozenset())
@@ -74,8 +75,11 @@ class Private:
                 "this model was built before a fork, and its engine's threads are the parent's: "
                 "build it in the child"
             )
+        session = self._current.get()
+        if not self._threads.cores:  # the usual, without a generator's detour
+            return session.run(self._names, inputs)
         with self._threads.bound():
-            return self._current.get().run([port.name for port in self.outputs], inputs)
+            return session.run(self._names, inputs)
 
     def update(self, tensors: Mapping[str, Array]) -> None:
         """Replace some weights for every run that begins from now on; each sees the old set or the
