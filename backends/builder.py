@@ -59,6 +59,7 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
         live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
         source, renamed = sources.opened(job, live)
         resources.enter_context(source)
+        here = sources.identity(job, source)
         raw_nbytes = sum(spec.nbytes for spec in source.tensors.values())
         allow_memory(raw_nbytes)
         draft = msgspec.structs.replace(_draft(job, source, live), renamed=renamed)
@@ -68,14 +69,14 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
         if graph is None:
             unsealed = writer.fill(draft, source=source, updated=updated)
             digest = sources.digest_of_stored(unsealed.manifest)
-            return writer.seal(unsealed, sources.origin(job, _manifest(live), digest))
+            return writer.seal(unsealed, sources.origin(_manifest(live), here, digest))
         memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}")
         task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(live))
         raw = RawTensors(source, report)
         draft = msgspec.structs.replace(draft, parameters=_digested(draft.parameters, raw))
         if source.graph is None and live is not None:
             graph = _with_constants(graph, raw, live.manifest)
-        origin = sources.origin(job, _manifest(live), raw.digest)
+        origin = sources.origin(_manifest(live), here, raw.digest)
         return _compiled(job, writer, _Model(source, graph, raw, draft, task, updated, origin))
 
 

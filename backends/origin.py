@@ -16,18 +16,21 @@ def identity_of(fd: int) -> str:
     found = os.fstat(fd)
     if not found.st_nlink:
         return ""
-    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+    times = f"{found.st_mtime_ns}:{found.st_ctime_ns}"
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{times}"
 
 
 def check_same_file(path: str, stamp: Mapping[str, str]) -> None:
     """MismatchError unless the file is the one that a model with this stamp was loaded from, or has
-    the same graph and weights. Only a file that is another one is read: through a small buffer."""
+    the same graph and weights. Only a file that is another one, or that has its weights in others,
+    is read: one tensor at a time, and nothing is kept."""
     try:
         file_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise BadFileError(f"cannot open {path}: {error.strerror}") from error
     try:
-        if identity_of(file_fd) != stamp.get(ORIGIN):
+        here = identity_of(file_fd)
+        if not here or here != stamp.get(ORIGIN):
             _check_same_content(path, file_fd, stamp.get(ORIGIN_WEIGHTS, ""))
     finally:
         os.close(file_fd)

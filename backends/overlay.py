@@ -46,6 +46,7 @@ class OverlaySource(Source):
         self._held = {entry.name: entry for entry in manifest.tensors}
         self._digests = {p.name: p.digest for p in manifest.parameters}
         self._in_file = {}
+        self._is_closed = False
         self.graph, self.inputs, self.outputs, self.constants = None, (), (), ()
         with ExitStack() as on_error:
             if brought is not None:
@@ -53,15 +54,24 @@ class OverlaySource(Source):
                 check_parts_fit(brought.parameters, manifest.parameters, model=manifest.model)
             if any(self._is_in_file(p) for p in manifest.parameters) and open_base is not None:
                 self._base = on_error.enter_context(self._opened(open_base))
-            some = self._base or brought
-            assert some is not None, "an update brings something, or reads a file again"
-            self._file = some._file
             self.tensors = {
                 p.name: TensorSpec(p.name, p.dtype, p.shape)
                 for p in manifest.parameters
                 if self._is_here(p)
             }
             self._resources = on_error.pop_all()
+
+    @property
+    def file_name(self) -> str:
+        return f"the update of {self._live.manifest.model!r}"
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def close(self) -> None:
+        self._is_closed = True
+        super().close()
 
     @property
     def updated(self) -> frozenset[str]:

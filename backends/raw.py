@@ -41,7 +41,8 @@ class RawTensors:
 
 
 def digest_of(source: Source) -> str:
-    """RawTensors(source).digest, without holding the tensors: they pass through one buffer."""
+    """RawTensors(source).digest, without holding the tensors: they pass through one buffer, as
+    large as the largest of them."""
     largest = max((spec.nbytes for spec in source.tensors.values()), default=0)
     buffer = np.empty(largest, np.uint8)
     digests = {}

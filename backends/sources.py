@@ -48,10 +48,16 @@ def said_of(job: Job, source: Source, live: Manifest | None) -> str:
     return f"{of_file} + {len(source.updated)} updated" if source.updated else of_file
 
 
-def origin(job: Job, live: Manifest | None, digest: str) -> dict[str, str]:
-    """The stamps that say what the version was made from, and the model's first one."""
+def identity(job: Job, source: Source) -> str:
+    """Of the job's file, before its weights are read: what is changed later is another file. ''
+    where the weights are in others, or came in memory."""
+    return identity_of(job.file_fd) if job.file_fd is not None and source.is_whole else ""
+
+
+def origin(live: Manifest | None, here: str, digest: str) -> dict[str, str]:
+    """The stamps that say what the version was made from, and the model's first one. here: the
+    identity() of the job's file."""
     first = live.stamp if live is not None else {}
-    here = identity_of(job.file_fd) if job.file_fd is not None else ""
     return {
         WEIGHTS: digest,
         ORIGIN: first.get(ORIGIN, here),
@@ -78,7 +84,12 @@ def _of_file(job: Job) -> Source:
 def _of_update(job: Job) -> Source | None:
     if job.update_fd is None:
         return None
-    return open_source(job.update_fd, file_name=job.update_name, weights_only=True)
+    return open_source(
+        job.update_fd,
+        file_name=job.update_name,
+        folder_fd=job.update_folder_fd,
+        weights_only=True,
+    )
 
 
 def _renamed(job: Job, source: Source, live: LiveVersion | None) -> dict[str, str]:

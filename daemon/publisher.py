@@ -303,7 +303,8 @@ class Publisher:
             self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
         )
         if running.file is not None:
-            self._sources.keep(running.version.uid, running.file)
+            was_kept = order.is_overlay or order.is_same
+            self._sources.keep(running.version.uid, running.file, was_kept=was_kept)
         what = "loaded" if order.base is None else "updated" if order.update else "published"
         text = f"{live.nbytes} bytes, {new.nbytes} of them new"
         self._host.emit(what, order.model, order.version, 0, text)

@@ -15,9 +15,11 @@ class Sources:
     def __init__(self) -> None:
         self._kept: dict[int, OfferedFile] = {}
 
-    def keep(self, uid: int, offered: OfferedFile) -> None:
-        """Owns the file from here on."""
-        if os.fstat(offered.file_fd).st_nlink == 0:  # a memfd, or a file that nobody can name
+    def keep(self, uid: int, offered: OfferedFile, *, was_kept: bool) -> None:
+        """Owns the file from here on. was_kept: it is a version's already, and may have lost its
+        name since."""
+        # A memfd, or a file that nobody can name: it may be memory.
+        if not was_kept and os.fstat(offered.file_fd).st_nlink == 0:
             offered.close()
         else:
             self._kept[uid] = offered

@@ -126,8 +126,8 @@ class Staging:
     def _start(self, stager: Sequence[str]) -> Child:
         order = self._order
         base_fds = tuple(s.fileno() for s in order.base.segments) if order.base else ()
-        update_fd = order.update.file_fd if order.update else None
-        fds = [self._segment_fd, order.file_fd, order.folder_fd, update_fd, *base_fds]
+        update = (order.update.file_fd, order.update.folder_fd) if order.update else ()
+        fds = [self._segment_fd, order.file_fd, order.folder_fd, *update, *base_fds]
         return Child(
             self._loop,
             stager,
@@ -157,6 +157,7 @@ class Staging:
             names=order.names,
             is_overlay=order.is_overlay,
             update_fd=order.update.file_fd if order.update else None,
+            update_folder_fd=order.update.folder_fd if order.update else None,
             update_name=order.update.name if order.update else "",
         )
 

@@ -39,6 +39,7 @@ class Job(Message, frozen=True):
     names: tuple[str, ...] = ()
     is_overlay: bool = False
     update_fd: int | None = None
+    update_folder_fd: int | None = None
     update_name: str = ""
     kept_for: str = ""  # whose need it is that the tensors are kept; '' when they were asked for
 

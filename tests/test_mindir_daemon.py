@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon
+from tests.mindir import private_session
 from tests.test_checkpoint import arrays_of
 from tests.test_evaluation import digits
+from tests.test_readers import open_path
+from weightd.backends.raw import RawTensors
 from weightd.errors import MismatchError, UnsupportedModelError
 from weightd.weights.arrays import Array
 
@@ -117,3 +120,29 @@ def test_the_daemon_reads_no_model_itself(daemon: Daemon) -> None:
     maps = Path(f"/proc/{daemon.pid}/maps").read_text()
     assert "numpy" not in maps
     assert "protobuf" not in maps
+
+
+def test_a_mindir_model_is_updated_by_the_names_of_its_parameters(daemon: Daemon) -> None:
+    x = digits()["x"][:1]
+    daemon.client.load("lenet", MINDIR)
+    with daemon.attach_here() as here:
+        before = here.predict({"x": x})["output"]
+        bias = np.arange(10, dtype=np.float32)
+        with open_path(MINDIR) as source:
+            raw = RawTensors(source, lambda *_: None)
+        old = np.frombuffer(raw.bytes_of("fc3.bias"), np.float32)
+        daemon.client.update("lenet", {"fc3.bias": old + bias})
+        here.wait_for_version(2, timeout_s=10)
+        assert np.allclose(here.predict({"x": x})["output"], before + bias, atol=1e-4)
+
+
+def test_an_update_of_mindir_equals_a_session_of_its_own(daemon: Daemon) -> None:
+    x = digits()["x"][:1]
+    daemon.client.load("lenet", MINDIR)
+    with daemon.attach_here() as here, open_path(MINDIR) as source:
+        raw = RawTensors(source, lambda *_: None)
+        same = np.frombuffer(raw.bytes_of("fc1.weight"), np.float32)
+        daemon.client.update("lenet", {"fc1.weight": same.reshape(raw.specs["fc1.weight"].shape)})
+        here.wait_for_version(2, timeout_s=10)
+        (private,) = private_session(MINDIR).run([x])
+        assert np.array_equal(here.predict({"x": x})["output"], private)

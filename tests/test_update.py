@@ -12,17 +12,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-import weightd
 from tests import nets
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon, running_worker
 from tests.helpers import wait_until
-from tests.mindir import private_session
 from weightd.backends import onnxruntime
-from weightd.backends.origin import check_same_file
-from weightd.backends.raw import RawTensors, digest_of
 from weightd.errors import MismatchError, SourceChangedError, WeightdError
 from weightd.weights.arrays import Array
-from weightd.weights.source import open_source
 
 MINDIR = Path(__file__).parent / "data" / "lenet5" / "lenet5.mindir"
 X = np.random.default_rng(7).standard_normal((1, 1, 32, 32)).astype(np.float32)
@@ -111,19 +106,6 @@ def test_an_update_follows_a_published_set_and_a_published_set_ends_it(
         served.client.update("lenet", head())
         here.wait_for_version(5, timeout_s=10)
         assert is_near(here.predict({"x": X})["12"], expected(head(), tmp_path))
-
-
-def test_a_mindir_model_is_updated_by_the_names_of_its_parameters(daemon: Daemon) -> None:
-    daemon.client.load("lenet", MINDIR)
-    with daemon.attach_here() as here:
-        before = here.predict({"x": X})["output"]
-        bias = np.arange(10, dtype=np.float32)
-        with open_source_of(MINDIR) as source:
-            raw = RawTensors(source, lambda *_: None)
-        old = np.frombuffer(raw.bytes_of("fc3.bias"), np.float32)
-        daemon.client.update("lenet", {"fc3.bias": old + bias})
-        here.wait_for_version(2, timeout_s=10)
-        assert np.allclose(here.predict({"x": X})["output"], before + bias, atol=1e-4)
 
 
 def test_weights_that_came_under_other_names_are_updated_by_the_models(
@@ -371,46 +353,3 @@ def test_the_descriptors_of_updates_do_not_pile_up(lenet: Daemon) -> None:
         with pytest.raises(MismatchError):
             lenet.client.update("lenet", {"fc9": np.zeros(1)})
     wait_until(lambda: count() <= before)
-
-
-# --- the same file -----------------------------------------------------------------------
-
-
-def open_source_of(path: Path) -> Any:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return open_source(fd, file_name=path.name)
-    finally:
-        os.close(fd)
-
-
-@pytest.mark.parametrize("path", [LENET, MINDIR, FINAL])
-def test_a_files_digest_is_found_without_keeping_its_tensors(path: Path) -> None:
-    with open_source_of(path) as source:
-        assert digest_of(source) == RawTensors(source, lambda *_: None).digest
-
-
-def test_a_version_tells_whether_a_file_is_the_models(daemon: Daemon, model: Path) -> None:
-    daemon.client.load("lenet", model)
-    daemon.client.update("lenet", head())
-    with daemon.attach_here() as here:
-        check_same_file(str(model), here.stamp)  # the file itself
-        check_same_file(str(LENET), here.stamp)  # a copy
-        with_weights({"fc3.bias": np.zeros(10, np.float32)}, model)
-        with pytest.raises(MismatchError, match="is not the model that is shared"):
-            check_same_file(str(model), here.stamp)
-        with pytest.raises(MismatchError):
-            check_same_file(str(MINDIR), here.stamp)
-
-
-def test_an_update_of_mindir_equals_a_session_of_its_own(daemon: Daemon) -> None:
-    daemon.client.load("lenet", MINDIR)
-    with daemon.attach_here() as here, open_source_of(MINDIR) as source:
-        raw = RawTensors(source, lambda *_: None)
-        same = {"fc1.weight": np.frombuffer(raw.bytes_of("fc1.weight"), np.float32)}
-        same["fc1.weight"] = same["fc1.weight"].reshape(raw.specs["fc1.weight"].shape)
-        daemon.client.update("lenet", same)
-        here.wait_for_version(2, timeout_s=10)
-        (private,) = private_session(MINDIR).run([X])
-        assert np.array_equal(here.predict({"x": X})["output"], private)
-        assert weightd.Client is not None

@@ -35,6 +35,7 @@ class ExternalFolder:
         self._folder_fd = None if folder_fd is None else os.dup(folder_fd)
         self._location = ""
         self._last: InputFile | None = None
+        self.is_used = False  # whether any data are in it
 
     def __enter__(self) -> "ExternalFolder":
         return self
@@ -50,6 +51,7 @@ class ExternalFolder:
 
     def file(self, location: str, of: str) -> InputFile:
         """The file at `location`; it stays open until the next call. `of` begins a refusal."""
+        self.is_used = True
         if self._last is None or location != self._location:
             self._close_last()
             self._last = self._open(location, of)

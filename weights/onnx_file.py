@@ -98,6 +98,10 @@ class OnnxSource(Source):
             self.close()
             raise
 
+    @property
+    def is_whole(self) -> bool:
+        return not self._folder.is_used
+
     def _open(self, wire: Wire) -> None:
         scan = scan_model(self._file, wire)
         found = [self._initializer(scan_tensor(self._file, wire, f)) for f in scan.initializers]

@@ -61,7 +61,7 @@ class Source(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{self.format} {self._file.name!r}: {len(self.tensors)} tensors>"
+        return f"<{self.format} {self.file_name!r}: {len(self.tensors)} tensors>"
 
     @property
     def file_name(self) -> str:
@@ -74,6 +74,15 @@ class Source(ABC):
 
         return tuple(Parameter(*spec) for spec in self.tensors.values())
 
+    @property
+    def is_closed(self) -> bool:
+        return self._file.is_closed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is in the one file."""
+        return True
+
     def close(self) -> None:
         self._resources.close()
 
@@ -83,11 +92,11 @@ class Source(ABC):
         on_chunk gets each piece of the target, in order, right after it was filled. BadFileError
         when the file does not have the bytes that it promised.
         """
-        if self._file.is_closed:
-            raise ClosedError(f"{self._file.name} was closed; open it again")
+        if self.is_closed:
+            raise ClosedError(f"{self.file_name} was closed; open it again")
         spec = self.tensors.get(name)
         if spec is None:
-            raise UnknownTensorError(f"{self._file.name} has no tensor {name!r}")
+            raise UnknownTensorError(f"{self.file_name} has no tensor {name!r}")
         if target.nbytes != spec.nbytes or target.readonly:
             raise UsageError(
                 f"tensor {name!r} needs a writable target of {spec.nbytes} bytes, "

@@ -58,6 +58,10 @@ class MindirSource(Source):
             self.close()
             raise
 
+    @property
+    def is_whole(self) -> bool:
+        return not self._folder.is_used
+
     def _opened(self) -> Model:
         of = self._file.name
         scan = scan_mindir(self._file)

@@ -1,0 +1,39 @@
+"""Whether a file is the model that is shared."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.daemons import FINAL, LENET, Daemon
+from tests.test_readers import open_path
+from tests.test_update import MINDIR, head, with_weights
+from weightd.backends.origin import check_same_file
+from weightd.backends.raw import RawTensors, digest_of
+from weightd.errors import MismatchError
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file of LeNet-5 that a test may change."""
+    return Path(shutil.copy(LENET, tmp_path / "lenet5.onnx"))
+
+
+@pytest.mark.parametrize("path", [LENET, MINDIR, FINAL])
+def test_a_files_digest_is_found_without_keeping_its_tensors(path: Path) -> None:
+    with open_path(path) as source:
+        assert digest_of(source) == RawTensors(source, lambda *_: None).digest
+
+
+def test_a_version_tells_whether_a_file_is_the_models(daemon: Daemon, model: Path) -> None:
+    daemon.client.load("lenet", model)
+    daemon.client.update("lenet", head())
+    with daemon.attach_here() as here:
+        check_same_file(str(model), here.stamp)  # the file itself
+        check_same_file(str(LENET), here.stamp)  # a copy
+        with_weights({"fc3.bias": np.zeros(10, np.float32)}, model)
+        with pytest.raises(MismatchError, match="is not the model that is shared"):
+            check_same_file(str(model), here.stamp)
+        with pytest.raises(MismatchError):
+            check_same_file(str(MINDIR), here.stamp)
