@@ -70,11 +70,8 @@ class Private:
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
         """Predict. The outputs are the caller's own memory; PredictError when the engine fails."""
-        if self._pid != os.getpid() and not self._threads.is_lone:
-            raise ForkedError(
-                "this model was built before a fork, and its engine's threads are the parent's: "
-                "build it in the child"
-            )
+        if self._pid != os.getpid():
+            raise self._forked()
         session = self._current.get()
         if not self._threads.cores:  # the usual, without a generator's detour
             return session.run(self._names, inputs)
@@ -87,6 +84,8 @@ class Private:
         model's; SourceChangedError when the file, which has the others, is no longer what it was.
         Nothing is changed by an error."""
         check_parts_fit(_parameters(tensors), self.parameters, model=self._name)
+        if self._pid != os.getpid():
+            raise self._forked()
         with self._changing:
             updates = self._updates | {name: array.copy() for name, array in tensors.items()}
             self._rebuild(updates, self._open_sizes)
@@ -96,6 +95,8 @@ class Private:
     def open_sizes(self, sizes: OpenSizes) -> Iterator[None]:
         """Let these axes of the inputs have any size from now on, as far as the graph goes along:
         a run in the block tells. When the block fails nothing has changed."""
+        if self._pid != os.getpid():
+            raise self._forked()
         with self._changing:
             if sizes <= self._open_sizes:
                 yield
@@ -121,6 +122,15 @@ class Private:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @staticmethod
+    def _forked() -> ForkedError:
+        """In a child a lock of the engine's may be held for ever: the parent may have been
+        predicting."""
+        return ForkedError(
+            "this model was built before a fork, and its engine is the parent's: build it in the "
+            "child"
+        )
 
     def _rebuild(self, updates: Mapping[str, Array], sizes: OpenSizes) -> None:
         self._current.get()  # once it is closed the files are, too

@@ -85,6 +85,10 @@ class AdminPlane:
             self._close(visitor)
         self._door.close()
 
+    def let_go_in_child(self) -> None:
+        """Close the copy of the listener that a forked child has."""
+        self._door.let_go_in_child()
+
     def _welcome(self, connection: Connection, peer: Peer) -> None:
         if len(self._visitors) >= _MAX_CONNECTIONS:
             raise LimitError(

@@ -24,8 +24,7 @@ class Embedded:
     def __init__(self, environ: Mapping[str, str], settings: Settings | None = None) -> None:
         self._pid = os.getpid()
         self._rendezvous = Rendezvous(environ)
-        self._folder = self._rendezvous.new_folder()
-        self._lock = InstanceLock(self._folder)
+        self._folder, self._lock = self._rendezvous.new_folder()
         try:
             self._server = Server(self._folder, settings or Settings())
         except BaseException:
@@ -33,7 +32,10 @@ class Embedded:
             self._rendezvous.remove(self._folder)
             raise
         self._thread = threading.Thread(
-            target=self._server.run, name="weightd:embedded", daemon=True
+            target=_serve,
+            args=(self._server, self._lock, self._rendezvous, self._folder),
+            name="weightd:embedded",
+            daemon=True,
         )
         self._thread.start()
         _running.add(self)
@@ -53,9 +55,8 @@ class Embedded:
             return
         _running.discard(self)
         self._server.stop("the model that it shared was closed")
-        self._thread.join(_STOP_S)
-        self._lock.close()
-        self._rendezvous.remove(self._folder)
+        if threading.current_thread() is not self._thread:  # the garbage collector's may be
+            self._thread.join(_STOP_S)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +67,16 @@ class Embedded:
     def _let_go(self) -> None:
         """In a forked child: close what would let workers believe that the parent still serves."""
         self._server.let_go_in_child()
+
+
+def _serve(
+    server: Server, lock: InstanceLock, rendezvous: Rendezvous, folder: RuntimeFolder
+) -> None:
+    try:
+        server.run()
+    finally:
+        rendezvous.remove(folder)
+        lock.close()
 
 
 _running: "weakref.WeakSet[Embedded]" = weakref.WeakSet()

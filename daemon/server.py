@@ -156,6 +156,7 @@ class Server:
         connections, of the socket that they come to, and of the memory. Nothing is told to the
         loop, whose selector is the parent's too."""
         self._attach_plane.let_go_in_child()
+        self._admin_plane.let_go_in_child()
         self._vault.close()
 
     # --- actions -------------------------------------------------------------------------

@@ -58,12 +58,8 @@ class ControlServer:
         sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
-        sock.setsockopt(zmq.BACKLOG, _BACKLOG)
-        before = os.umask(0o177)
-        try:
-            sock.bind(f"ipc://{path}")
-        finally:
-            os.umask(before)
+        sock.setsockopt(zmq.USE_FD, _bound(path))
+        sock.bind(f"ipc://{path}")
         return sock
 
     def fileno(self) -> int:
@@ -98,6 +94,17 @@ class ControlServer:
         self._context.term()
         for path in self._paths:
             path.unlink(missing_ok=True)
+
+
+def _bound(path: Path) -> int:
+    """A socket that listens at `path`, which only this user and root reach. libzmq's own bind would
+    need a umask, which is of all threads of the process."""
+    path.unlink(missing_ok=True)  # of a daemon that was killed
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(os.fspath(path))
+        sock.listen(_BACKLOG)
+        return sock.detach()
 
 
 def _open(frames: list[zmq.Frame]) -> Envelope | None:

@@ -8,13 +8,14 @@ left is removed by the next one that begins to share.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from weightd.errors import (
@@ -37,8 +38,9 @@ class Rendezvous:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.path = _base(environ) / EMBEDDED
 
-    def new_folder(self) -> RuntimeFolder:
-        """A runtime folder for a server of this process; SettingsError when it cannot be made."""
+    def new_folder(self) -> tuple[RuntimeFolder, InstanceLock]:
+        """A runtime folder for a server of this process, and the lock on it, which is the caller's;
+        SettingsError when it cannot be made."""
         base = RuntimeFolder(self.path.parent)
         if not base.path.exists():
             base.create(0o700)
@@ -48,10 +50,11 @@ class Rendezvous:
                 "$WEIGHTD_RUNTIME_DIR to a folder of your own"
             )
         RuntimeFolder(self.path).create(0o700)
-        self._sweep()
-        folder = RuntimeFolder(self.path / f"{os.getpid()}-{secrets.token_hex(4)}")
-        folder.create(0o700)
-        return folder
+        with self._alone():
+            self._sweep()
+            folder = RuntimeFolder(self.path / f"{os.getpid()}-{secrets.token_hex(4)}")
+            folder.create(0o700)
+            return folder, InstanceLock(folder)
 
     def announce(self, folder: RuntimeFolder, handle: int) -> None:
         """Let those who have the handle find the server."""
@@ -77,9 +80,20 @@ class Rendezvous:
     def remove(self, folder: RuntimeFolder) -> None:
         """Take a server's folder away, and every link to it."""
         for link in self.path.glob("*"):
-            if link.is_symlink() and os.readlink(link) == folder.path.name:
-                link.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may be removing it, too
+                if link.is_symlink() and os.readlink(link) == folder.path.name:
+                    link.unlink()
         shutil.rmtree(folder.path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process sweeps or makes a folder meanwhile."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def _sweep(self) -> None:
         """Remove what killed processes left: nobody holds its lock."""
@@ -114,7 +128,7 @@ def _can_be_made(path: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError:
         return False
     is_folder = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022

@@ -128,11 +128,8 @@ class Listener:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.refuses_descriptors = max_fds == 0 and linux.refuse_descriptors(self.sock)
         self.stamps_senders = linux.stamp_senders(self.sock)
-        before = os.umask(0o177)
-        try:
-            self.sock.bind(os.fspath(path))
-        finally:
-            os.umask(before)
+        os.fchmod(self.sock.fileno(), 0o600)  # of its name, too; a umask is of the whole process
+        self.sock.bind(os.fspath(path))
         path.chmod(mode)
         self.sock.listen(_BACKLOG)
         self.sock.setblocking(False)

@@ -19,7 +19,7 @@ from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.private import Private
 from weightd.backends.threads import Threads
 from weightd.config import BuildConfig
-from weightd.errors import MismatchError, UsageError
+from weightd.errors import ForkedError, MismatchError, UsageError
 from weightd.master import Master, folder_of
 from weightd.weights.arrays import Array
 
@@ -44,6 +44,10 @@ class Home(ABC):
     @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
         """Predict once, on one version of the weights."""
+
+    @abstractmethod
+    def check_may_update(self) -> None:
+        """UsageError when only another process may update these weights."""
 
     @abstractmethod
     def update(self, tensors: Arrays) -> None:
@@ -79,6 +83,9 @@ class PrivateHome(Home):
             inputs = checked_inputs(inputs, self._private.inputs)
         return self._private.run(inputs)
 
+    def check_may_update(self) -> None:
+        """It may."""
+
     def update(self, tensors: Arrays) -> None:
         self._private.update(tensors)
 
@@ -102,14 +109,32 @@ class SharedHome(Home):
         self.parameters = attachment.parameters
 
     def run(self, inputs: Arrays) -> Arrays:
-        return self._attachment.predict(inputs)
+        try:
+            return self._attachment.predict(inputs)
+        except ForkedError as error:
+            raise ForkedError(
+                "this model was built before a fork, and what it holds is the parent's: build it "
+                "in the child, which must be on the list itself"
+            ) from error
 
-    def update(self, tensors: Arrays) -> None:
+    def is_of(self, path: str) -> bool:
+        """Whether the file is the model that is shared."""
+        try:
+            check_same_file(path, self._attachment.stamp)
+        except MismatchError:
+            return False
+        return True
+
+    def check_may_update(self) -> None:
         if self.master is None:
             raise UsageError(
                 "this process uses weights that another one shares, and only that one may update "
                 "them: call update_weights there; it reaches this process too"
             )
+
+    def update(self, tensors: Arrays) -> None:
+        self.check_may_update()
+        assert self.master is not None
         self.master.update(tensors, self._attachment)
 
     def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:

@@ -8,7 +8,8 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,7 +27,7 @@ from weightd.binding import (
 )
 from weightd.checks import check_instance
 from weightd.context import Context
-from weightd.errors import UsageError, WeightdError
+from weightd.errors import ForkedError, UsageError, WeightdError
 from weightd.tensor import Tensor, TensorMeta
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Model:
     def __init__(self) -> None:
         self.model_path_ = ""
         self._built: _Built | None = None
+        self._pid = os.getpid()
         self._building = threading.Lock()
         self._group: ModelGroup | None = None
 
@@ -112,7 +114,7 @@ class Model:
         self.model_path_ = model_path
         settings = building.read_config(config_path, config_dict, "build_from_file")
         building.check_decryption(dec_key, dec_mode, dec_num_parallel)
-        with self._building, building.as_runtime_error("build_from_file failed! Error is "):
+        with self._changing("build_from_file failed! Error is "):
             if self._built is not None:
                 raise UsageError("Model has been called Build!")
             home = building.open_home(model_path, context, settings, group=self._group)
@@ -143,7 +145,7 @@ class Model:
         context = self._check_context(context, config_path)
         settings = building.read_config(config_path, config_dict, "build_from_buffer")
         failed = f"build_from_buffer failed! Error is {buffers.status_of(weight_bytes)}"
-        with self._building, building.as_runtime_error(failed):
+        with self._changing(failed):
             if self._built is not None:
                 raise UsageError("Model has been called Build!")
             kept = buffers.Buffers(model_bytes, weight_bytes)
@@ -166,6 +168,21 @@ class Model:
         check_instance("model_path", model_path, str)
         check_instance("model_type", model_type, ModelType)
         return cls._check_context(context, config_path)
+
+    @contextmanager
+    def _changing(self, prefix: str) -> Iterator[None]:
+        """One change at a time; what goes wrong is a RuntimeError with this prefix. In a forked
+        child the lock may be held for ever by a thread of the parent's."""
+        with building.as_runtime_error(prefix):
+            self._check_process()
+            with self._building:
+                yield
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            if self._built is not None:
+                raise ForkedError("this model was built before a fork: build one in the child")
+            self._pid, self._building = os.getpid(), threading.Lock()
 
     # --- inputs and outputs --------------------------------------------------------------
 
@@ -195,7 +212,7 @@ class Model:
         nothing is changed.
         """
         _check_resize(inputs, dims)
-        with self._building, building.as_runtime_error("resize failed! Error is "):
+        with self._changing("resize failed! Error is "):
             built = self._built
             if built is None:
                 raise UsageError("Session is null, please build model first!")
@@ -262,9 +279,11 @@ class Model:
                         f"weights element must be Tensor, but got {type(tensor)} at index {number}."
                     )
         with building.as_runtime_error("update weight failed! Error is "):
+            self._check_process()
             built = self._built
             if built is None:
                 raise UsageError("Session is null, please build model first!")
+            built.home.check_may_update()
             flat = [tensor for weight in weights for tensor in weight]
             variables = building.variables_of(built.settings, built.path)
             built.home.update(building.named_weights(flat, variables))
