@@ -73,6 +73,7 @@ class Attachment:
         self._changed = threading.Condition()
         self.is_connected = True
         self.lag = ""
+        self._tried = self._given_up = 0  # version numbers, of switches that failed
         self._mapped: MappedVersion | None
         self._session: Session | None
         self._mapped, self._session = self._opened_or_helped(self._map(grant), inherited)
@@ -167,6 +168,20 @@ class Attachment:
                     f"{timeout_s} s{why}"
                 )
 
+    def wait_until_at_least(self, number: int, *, timeout_s: float) -> None:
+        """Return once predictions run on this version or a later one; DaemonTimeoutError as soon as
+        it is known that they will not, or after `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: max(self.version, self._given_up) >= number or not self.is_connected,
+                timeout_s,
+            )
+            if self.version < number:
+                raise DaemonTimeoutError(
+                    f"version {number} was published, and this process stays on {self.version}: "
+                    f"{self.lag or 'it has not switched yet'}"
+                )
+
     def attach_in_child(
         self, handle: int | None = None, *, timeout_s: float = 10.0
     ) -> "Attachment":
@@ -205,7 +220,9 @@ class Attachment:
             self._session = None
             self._mapped = None
         self._bell.ring()
-        if not self._unmapped.empty():  # no array is left: the daemon hears of it before we return
+        if (
+            threading.current_thread() is not self._watcher and not self._unmapped.empty()
+        ):  # no array is left: the daemon hears of it before we return
             self._watcher.join(_CLOSE_S)
 
     def __enter__(self) -> Self:
@@ -284,7 +301,9 @@ class Attachment:
         except WeightdError as error:
             self._lost(error)
         finally:
-            self.is_connected = False
+            with self._changed:
+                self.is_connected = False
+                self._changed.notify_all()
             self._lease.close()
 
     def _turn(self) -> None:
@@ -306,8 +325,7 @@ class Attachment:
             case protocol.Notice():
                 self._follow()
             case protocol.Unhelped(reason):
-                self.lag += f" (the daemon: {reason})"
-                log.warning("no version that suits process %d will come: %s", self._pid, reason)
+                self._stays(f"{self.lag} (the daemon: {reason})", for_good=self._tried)
             case protocol.Revocation() | protocol.Goodbye():
                 is_usual = isinstance(notice, protocol.Goodbye)  # an end, as every daemon has one
                 level = logging.INFO if is_usual else logging.WARNING
@@ -321,20 +339,19 @@ class Attachment:
         try:
             mapped = self._map(self._lease.pull())
         except RefusedError as error:
-            self.lag = str(error)
-            log.warning("predictions stay on their version: %s", self.lag)
+            self._stays(str(error))
             return
         try:
             pause_us = self._switch(mapped)
         except ClosedError:
             return
         except WeightdError as error:
-            self.lag = str(error)
+            self._tried = mapped.number
+            is_unfit = isinstance(error, TensorsNeededError)  # it comes again, in a form that fits
+            self._stays(str(error), for_good=0 if is_unfit else mapped.number)
             self._lease.not_switched(mapped.number, self.lag)
-            if isinstance(error, TensorsNeededError):
+            if is_unfit:
                 self._lease.unfit(mapped.number, str(error.__cause__))
-            # The text alone: a log record that is kept would keep the traceback, and so the memory.
-            log.warning("predictions stay on their version: %s", self.lag)
             return
         self._lease.switched(mapped.number, pause_us)
         self._tell_engine()
@@ -353,6 +370,15 @@ class Attachment:
             self.lag = ""
             self._changed.notify_all()
         return pause_us
+
+    def _stays(self, why: str, *, for_good: int = 0) -> None:
+        """Say why there was no switch; for_good: the version that will never come.
+        A log record that is kept would keep an error's traceback, and so memory: hence the text."""
+        log.warning("predictions stay on their version: %s", why)
+        with self._changed:
+            self.lag = why
+            self._given_up = max(self._given_up, for_good)
+            self._changed.notify_all()
 
     def _tell_engine(self) -> None:
         """Let the daemon know when predictions run on another engine than the version's."""

@@ -114,7 +114,10 @@ class OrtSession:
 
     def __init__(self, graph: bytes, options: Options) -> None:
         try:
-            self._session = ort.InferenceSession(graph, options.plain, providers=options.providers)
+            with options.threads.building():
+                self._session = ort.InferenceSession(
+                    graph, options.plain, providers=options.providers
+                )
         except _ERRORS as error:
             raise CompileError(f"onnxruntime cannot run this model: {error}") from error
         if not options.threads.is_lone:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from weightd.backends.base import Session, named
 from weightd.backends.threads import Threads
 from weightd.backends.version import MappedVersion
-from weightd.errors import ClosedError
+from weightd.errors import ClosedError, PoisonedError, WeightdError
 from weightd.weights.arrays import Array
 
 
@@ -38,21 +38,29 @@ class Sessions:
     ) -> None:
         self._sessions = tuple(sessions)
         self._version = version
+        self._poison = ""
         self._line: _Line = _Line(range(len(sessions)))
         self._threads = tuple(threads)
         self.compiled_by = sessions[0].compiled_by
 
     @property
     def engine(self) -> str:
-        return self._sessions[0].engine
+        return self._telling.engine
 
     @property
     def note(self) -> str:
-        return next((session.note for session in self._sessions if session.note), "")
+        return self._telling.note
+
+    @property
+    def _telling(self) -> Session:
+        """One that has something to say, if there is one."""
+        return next((each for each in self._sessions if each.note), self._sessions[0])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         number = self._line.take()
         try:
+            if self._poison:
+                raise PoisonedError(self._poison)
             with self._threads[number].bound():
                 return self._sessions[number].run(inputs)
         finally:
@@ -67,11 +75,18 @@ class Sessions:
                 pause_us = max(pause_us, session.swap(version))
                 switched.append(session)
         except BaseException:
-            for session in switched:
-                session.swap(self._version)
+            self._go_back(switched)
             raise
         self._version = version
+        self._poison = ""
         return pause_us
+
+    def _go_back(self, switched: Sequence[Session]) -> None:
+        for session in switched:
+            try:
+                session.swap(self._version)
+            except (WeightdError, OSError, MemoryError) as error:
+                self._poison = f"a switch of some sessions failed, and so did the way back: {error}"
 
     def inherited(self) -> None:
         """None: a child opens as many of its own."""

@@ -35,18 +35,31 @@ class Threads:
         return ";".join(str(self.cores[n % len(self.cores)] + 1) for n in own)
 
     @contextmanager
+    def building(self) -> Iterator[None]:
+        """Have threads that begin while this lasts on the cores, whoever starts them."""
+        with _on(set(self.cores)):
+            yield
+
+    @contextmanager
     def bound(self) -> Iterator[None]:
         """Have the calling thread on its core while this lasts: it is not the session's, and goes
         back to where it was."""
-        if not self.cores:
+        with _on(set(self.cores[:1])):
             yield
-            return
-        before = os.sched_getaffinity(0)  # 0: of this thread alone
-        os.sched_setaffinity(0, {self.cores[0]})
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    """The calling thread on these cores; on none in particular where there are none."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)  # 0: of this thread alone
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 ONE = Threads()

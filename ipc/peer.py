@@ -49,7 +49,8 @@ class Process:
         except (OSError, OverflowError) as error:
             raise NotAllowedError(
                 f"there is no process {pid}: it ended, or the number is of another PID namespace; "
-                "a worker learns its number here with weightd.current_pid()"
+                "a worker learns its number with weightd.current_pid(), or in MindSpore Lite's "
+                'API with Model().get_model_info("current_pid")'
             ) from error
 
     def is_alive(self) -> bool:

@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Sections, str]] = {
     "both": ({"ascend_context": {PIDS: "1", HANDLE: "2"}}, "give one of the two"),
     "two lists": ({"ascend_context": {PIDS: "1"}, "weightd": {"pids": "2"}}, "is given twice"),
     "no list": ({"ascend_context": {LIST: "none.txt"}}, "cannot be read"),
-    "a daemon": ({"weightd": {"daemon": "perhaps"}}, "it is auto, required, never"),
+    "a daemon": ({"weightd": {"daemon": "perhaps"}}, "it must be one of auto, required, never"),
 }
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 import weightd
-from tests.daemons import LENET, Worker, running_daemon
+from tests.daemons import LENET, Worker
 from tests.helpers import processes_of, wait_until
+from tests.mslite import digest_of, pid_of, share, use
 from tests.nets import dense, saved
 from weightd.benchmarks import mlp
 from weightd.demo import digits
@@ -53,33 +53,6 @@ def start(runtime: Path) -> Iterator[Start]:
 def entries(runtime: Path) -> list[str]:
     folder = runtime / "embedded"
     return sorted(os.listdir(folder)) if folder.exists() else []
-
-
-def pid_of(process: Worker) -> str:
-    pid: str = process.ask("pid")["pid"]
-    return pid
-
-
-def share(master: Worker, *workers: Worker, file: Path = LENET, **more: str) -> str:
-    """Build the master's model for these workers; returns the handle."""
-    pids = ", ".join(pid_of(worker) for worker in workers)
-    section = {"shareable_weight_pid_list": pids, **more}
-    answer = master.ask("build", file=str(file), config={"ascend_context": section})
-    assert "error" not in answer
-    handle: str = answer["handle"]
-    assert 0 <= int(handle) < 2**64
-    return handle
-
-
-def use(worker: Worker, handle: str, file: Path = LENET) -> Any:
-    """Build the worker's model with the handle; returns its answer, which may be an error."""
-    config = {"ascend_context": {"shareable_weight_mem_handle": handle}}
-    return worker.ask("build", file=str(file), config=config)
-
-
-def digest_of(process: Worker) -> str:
-    digest: str = process.ask("predict")["digest"]
-    return digest
 
 
 # --- who may -----------------------------------------------------------------------------------
@@ -373,23 +346,3 @@ def test_two_masters_share_side_by_side(start: Start, tmp_path: Path) -> None:
         assert digest_of(worker) == digest_of(master)
     answer = use(worker, handles[0], small)
     assert answer["cause"] == "MismatchError"
-
-
-def test_with_a_daemon_workers_still_attach_when_the_master_is_gone() -> None:
-    with running_daemon() as daemon, ExitStack() as stack:
-        master, worker, late = (
-            Worker(daemon.runtime_dir, script="sharing_worker.py") for _ in "123"
-        )
-        for process in (master, worker, late):
-            stack.callback(process.close)
-        handle = share(master, worker, late)
-        use(worker, handle)
-        (name,) = daemon.client.status().models
-        assert name.startswith(f"mslite.{pid_of(master)}.")
-        master.process.kill()
-        master.process.wait()
-        assert use(late, handle) == {"handle": handle}
-        assert digest_of(late) == digest_of(worker)
-        share(late, worker)  # and takes away the dead one's model
-        (name,) = daemon.client.status().models
-        assert name.startswith(f"mslite.{pid_of(late)}.")

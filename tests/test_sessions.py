@@ -69,16 +69,21 @@ def test_who_comes_late_does_not_overtake_who_waits() -> None:
     line, order = _Line([0]), []
     number = line.take()
 
-    def first() -> None:
-        order.append("first")
-        line.give(line.take())
+    def wait(name: str) -> None:
+        found = line.take()
+        order.append(name)
+        line.give(found)
 
-    thread = threading.Thread(target=first)
-    thread.start()
-    wait_until(lambda: waiting_for(line) == 1)
-    line.give(number)  # to the one who waits, not to the line
-    thread.join()
-    assert line.take() == 0
+    first = threading.Thread(target=wait, args=("first",))
+    first.start()
+    wait_until(partial(is_waited_for, line, 1))
+    line.give(number)  # it is the first one's at once, whenever that one wakes up
+    assert not line._free or order == ["first"]
+    late = threading.Thread(target=wait, args=("late",))
+    late.start()
+    for thread in (first, late):
+        thread.join()
+    assert order == ["first", "late"]
 
 
 def test_closing_turns_away_who_waits_and_who_comes() -> None:

@@ -77,9 +77,17 @@ _LAZY = {
 }
 
 
+_OF_MINDSPORE_LITE = {"Converter", "FmkType", "LiteInfer", "LLMEngine", "MultiModelRunner"}
+_NOT_HERE = (
+    ": it is one of MindSpore Lite's that weightd does not have; see README.md, "
+    '"Coming from MindSpore Lite"'
+)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'weightd' has no attribute {name!r}")
+        hint = _NOT_HERE if name in _OF_MINDSPORE_LITE else ""
+        raise AttributeError(f"module 'weightd' has no attribute {name!r}{hint}")
     import importlib
 
     return getattr(importlib.import_module(_LAZY[name]), name)

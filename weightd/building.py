@@ -142,6 +142,8 @@ def open_home(  # noqa: PLR0913 - each is an option
     elif is_shared or is_parallel:
         found = home.shared_by_us(path, threads, settings, os.environ)
     else:
+        if settings.engine or settings.daemon == "required":
+            log.warning("[weightd] engine and daemon say nothing of a model that is not shared")
         gpu = context.gpu.device_id if device == "gpu" else None
         found = home.private(path, threads[0], gpu=gpu, data=data)
     try:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from weightd.errors import SettingsError
+from weightd.ipc.protocol import Engine
 
 log = logging.getLogger("weightd")
 
@@ -35,6 +37,7 @@ _SECTION = re.compile(r"\[([^\]]+)\]")
 _PIDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*")
 _HANDLE = re.compile(r"\s*-?\d{1,20}\s*")
 _DAEMON = ("auto", "required", "never")
+_ENGINES = get_args(Engine)
 
 
 @dataclass(frozen=True)
@@ -117,16 +120,18 @@ def parse(sections: Sections, *, folder: Path | None = None) -> BuildConfig:
         )
     names = values.get("variable_weights_file")
     own = sections.get("weightd", {})
-    daemon = own.get("daemon", "auto")
-    if daemon not in _DAEMON:
-        raise SettingsError(f"[weightd] daemon is {daemon!r}; it is {', '.join(_DAEMON)}")
+    daemon, engine = own.get("daemon", "auto"), own.get("engine", "")
+    for key, value, known in (("daemon", daemon, _DAEMON), ("engine", engine, _ENGINES)):
+        if value not in known:
+            listed = ", ".join(filter(None, known))
+            raise SettingsError(f"[weightd] {key} is {value!r}; it must be one of {listed}")
     return BuildConfig(
         pids=None if pids is None else _pids(pids),
         handle=None if handle is None else _handle(handle),
         variables={} if names is None else _variables(names, folder),
         shapes=_shapes(sections),
         daemon=daemon,
-        engine=own.get("engine", ""),
+        engine=engine,
     )
 
 

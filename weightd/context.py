@@ -53,7 +53,7 @@ class Context:
                     f"target elements must be in {list(TARGETS)}, but got {element.lower()}."
                 )
         if any(element.lower() == "ascend" for element in found):
-            warn_without_ascend(os.environ)
+            warn_without_ascend(found, os.environ)
         self._target = found
 
     @property

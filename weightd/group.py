@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from weightd.backends.threads import Threads
     from weightd.config import BuildConfig
-    from weightd.home import Home, SharedHome
+    from weightd.home import Home
+    from weightd.master import Master
 
 
 class ModelGroupFlag(Enum):
@@ -48,7 +49,7 @@ class ModelGroup:
         self._opening = threading.Lock()
         self._paths: list[str] = []
         self._models: list[Model] = []
-        self._homes: weakref.WeakValueDictionary[tuple[int, int], SharedHome] = (
+        self._masters: weakref.WeakValueDictionary[tuple[int, int], Master] = (
             weakref.WeakValueDictionary()
         )
 
@@ -118,11 +119,13 @@ class ModelGroup:
             threads = [replace(each, shares_workspace=True) for each in threads]
         with self._opening:
             key = home.file_key(path)
-            first = self._homes.get(key)
-            if first is None or first.is_closed:
-                found = home.shared_by_us(path, threads, settings, os.environ)
-            else:
-                assert first.master is not None
-                found = home.attached(first.master, threads)
-            self._homes[key] = found
+            first = self._masters.get(key)
+            if first is not None and first.is_open:
+                found = home.attached(first, threads)
+                if found.is_of(path):
+                    return found
+                found.close()  # the file was rewritten since
+            found = home.shared_by_us(path, threads, settings, os.environ)
+            assert found.master is not None
+            self._masters[key] = found.master
             return found

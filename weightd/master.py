@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from weightd.client import Client
 from weightd.config import BuildConfig
-from weightd.errors import NoDaemonError, SettingsError, WeightdError
+from weightd.errors import NoDaemonError, SettingsError, UnknownModelError, WeightdError
 from weightd.ipc.rendezvous import Rendezvous, no_such_handle
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.seqpacket import connect
@@ -62,8 +62,19 @@ class Master:
         """Replace some weights, for everybody who has attached, and return once this process's own
         attachment predicts on them. Raises as Client.update does, and DaemonTimeoutError."""
         with self._updating:
-            version = self._client.update(self.name, tensors)
-            attachment.wait_for_version(version, timeout_s=_SWITCH_S)
+            try:
+                version = self._client.update(self.name, tensors)
+            except (NoDaemonError, UnknownModelError) as error:
+                raise type(error)(
+                    "the daemon that held these weights has ended. Predictions go on as they are; "
+                    "build the model again to update it, and those that it is shared with"
+                ) from error
+            attachment.wait_until_at_least(version, timeout_s=_SWITCH_S)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody here uses it."""
+        return self._users > 0
 
     def acquire(self) -> "Master":
         """Use it, until release()."""
@@ -139,11 +150,13 @@ def _name(pid: int, stem: str) -> str:
 
 
 def _unload_of_the_dead(client: Client, own_pid: int) -> None:
-    """Have the daemon forget models of processes that were killed before they could say so. Only
-    where it sees the PIDs that this process sees."""
+    """Have the daemon forget models of processes that were killed before they could say so, and
+    that nobody uses any more. Only where it sees the PIDs that this process sees."""
     if own_pid != os.getpid():
         return
-    for name in client.status().models:
+    status = client.status()
+    in_use = {worker.model for worker in status.workers}
+    for name in status.models.keys() - in_use:
         match = re.match(rf"{_PREFIX}\.(\d+)\.[0-9a-f]{{8}}\.", name)
         if match and not Path(f"/proc/{match[1]}").exists():
             with contextlib.suppress(WeightdError):

@@ -12,19 +12,19 @@ log = logging.getLogger("weightd")
 
 TARGETS = ("cpu", "gpu", "ascend")
 SUBSTITUTE = "WEIGHTD_TARGET_SUBSTITUTE"
+_WILL_FAIL = f"building a model will fail, unless {SUBSTITUTE}=cpu has it run on the CPU"
 
 
-def warn_without_ascend(environ: Mapping[str, str]) -> None:
-    """Say in the log what an Ascend would need that is not here."""
+def warn_without_ascend(targets: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Say in the log what an Ascend, which is one of the targets, would need that is not here."""
     if environ.get(SUBSTITUTE):
         return  # whoever set it knows
     home = environ.get("ASCEND_HOME_PATH") or environ.get("ASCEND_CUSTOM_PATH")
     if not home or not Path(home).is_dir():
         log.warning(
             "target 'ascend': neither ASCEND_HOME_PATH nor ASCEND_CUSTOM_PATH names a folder, so "
-            "there is no Ascend software here; building a model will fail. %s=cpu runs such a "
-            "script on the CPU",
-            SUBSTITUTE,
+            "there is no Ascend software here%s",
+            "" if len(targets) > 1 else f"; {_WILL_FAIL}",
         )
 
 
