@@ -14,7 +14,14 @@ from tests.helpers import kill_and_reap, wait_until
 from tests.raw import refused
 from weightd.daemon.catalog import LEASES_PER_PROCESS
 from weightd.daemon.settings import Settings
-from weightd.errors import BadHandleError, LimitError, NotAllowedError, UnknownModelError
+from weightd.errors import (
+    AnswerError,
+    BadHandleError,
+    DaemonTimeoutError,
+    LimitError,
+    NotAllowedError,
+    UnknownModelError,
+)
 from weightd.ipc.status import ModelStatus, WorkerStatus
 
 
@@ -241,6 +248,30 @@ def test_a_stopped_worker_pins_one_version_while_the_others_switch(
     os.kill(worker.pid, signal.SIGCONT)
     assert worker.ask("wait_for_version", model="lenet", number=live)["version"] == live
     wait_until(lambda: 1 not in leases_of(lenet))
+
+
+def test_who_waits_for_a_version_hears_at_once_that_it_will_not_come(
+    lenet: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> float:
+        raise AnswerError("it says something else")
+
+    with lenet.attach_here() as here:
+        monkeypatch.setattr(here._session, "swap", fail)
+        lenet.client.publish("lenet", EARLY)
+        with pytest.raises(DaemonTimeoutError, match="stays on 1: it says something else"):
+            here.wait_until_at_least(2, timeout_s=600)
+        monkeypatch.undo()
+        lenet.client.publish("lenet", FINAL)
+        here.wait_for_version(3, timeout_s=10)
+        here.wait_until_at_least(2, timeout_s=600)  # it was passed over
+
+
+def test_who_waits_for_a_version_hears_at_once_that_the_daemon_has_ended(lenet: Daemon) -> None:
+    with lenet.attach_here() as here:
+        lenet.stop(signal.SIGKILL)
+        with pytest.raises(DaemonTimeoutError, match="stays on 1"):
+            here.wait_until_at_least(2, timeout_s=600)
 
 
 def test_a_worker_that_slept_through_a_rollback_still_holds_what_it_runs(

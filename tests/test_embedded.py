@@ -165,6 +165,23 @@ def test_closing_twice_and_in_a_child_harms_nothing(environ: Environ) -> None:
     assert entries(environ) == []
 
 
+def test_the_users_process_keeps_its_umask_meanwhile(
+    environ: Environ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> int:
+        raise AssertionError("a umask is of all threads")
+
+    monkeypatch.setattr(os, "umask", fail)
+    with Embedded(environ) as embedded:
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode)
+            for path in embedded.folder.path.iterdir()
+            if path.is_socket()
+        }
+    assert modes
+    assert not any(mode & 0o077 for mode in modes.values())
+
+
 def test_a_daemon_can_start_in_the_folder_that_embedded_ones_use(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with Embedded({"WEIGHTD_RUNTIME_DIR": str(folder)}):

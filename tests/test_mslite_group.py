@@ -15,6 +15,7 @@ import weightd as mslite
 from tests import nets
 from tests.daemons import LENET
 from weightd import Context, Model, ModelGroup, ModelGroupFlag, ModelType, Tensor
+from weightd.demo import digits
 
 X = np.random.default_rng(7).standard_normal((1, 1, 32, 32)).astype(np.float32)
 WEIGHT, WORKSPACE, BOTH = (
@@ -123,6 +124,19 @@ def test_the_first_one_may_go_before_the_others(models: list[Model]) -> None:
     built(third)
     second.close()
     assert answer(third).shape == (1, 10)
+
+
+def test_a_file_that_was_rewritten_is_shared_anew(models: list[Model], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(LENET, path)
+    group = ModelGroup(WEIGHT)
+    group.add_model(models)
+    before = answer(built(models[0], path))
+    digits.write_early_model(path)
+    after = answer(built(models[1], path))
+    assert np.allclose(after, nets.privately(path, {"x": X})["12"], atol=1e-4)
+    assert np.array_equal(answer(models[0]), before)
+    assert not np.allclose(after, before, atol=1e-4)
 
 
 def test_models_of_other_files_have_weights_of_their_own(

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.daemons import FINAL, LENET, Daemon
@@ -37,3 +38,18 @@ def test_a_version_tells_whether_a_file_is_the_models(daemon: Daemon, model: Pat
             check_same_file(str(model), here.stamp)
         with pytest.raises(MismatchError):
             check_same_file(str(MINDIR), here.stamp)
+
+
+def test_weights_beside_the_file_are_compared_by_their_content(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    path, weights = tmp_path / "split.onnx", tmp_path / "split.bin"
+    net = onnx.load(LENET)
+    onnx.save(net, path, save_as_external_data=True, location=weights.name, size_threshold=0)
+    daemon.client.load("lenet", path)
+    with daemon.attach_here() as here:
+        check_same_file(str(path), here.stamp)
+        with weights.open("r+b") as file:
+            file.write(b"\1")
+        with pytest.raises(MismatchError, match="is not the model that is shared"):
+            check_same_file(str(path), here.stamp)

@@ -13,7 +13,8 @@ from tests.pairs import Pair, entry_named, paired
 from tests.test_prepacked_sessions import Asking, asking
 from weightd.backends.sessions import Sessions, _Line, open_sessions
 from weightd.backends.threads import ONE, Threads
-from weightd.errors import AnswerError, ClosedError
+from weightd.backends.version import MappedVersion
+from weightd.errors import AnswerError, ClosedError, PoisonedError
 from weightd.ipc.linux import private_memory
 from weightd.weights.arrays import Array
 
@@ -150,6 +151,32 @@ def test_when_one_cannot_switch_all_stay(mlp: Pair, monkeypatch: pytest.MonkeyPa
     with pytest.raises(AnswerError):
         session.swap(mlp.map(2))
     assert [mlp.run(each) for each in session._sessions] == [1, 1, 1]
+    session.close()
+
+
+def test_when_the_way_back_fails_too_nothing_is_answered_on_mixed_versions(
+    mlp: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = several(mlp, 2)
+    first, last = session._sessions
+    swap = first.swap
+
+    def fail(_: object) -> float:
+        raise AnswerError("it says something else")
+
+    def once(version: MappedVersion) -> float:
+        monkeypatch.setattr(first, "swap", fail)
+        return swap(version)
+
+    monkeypatch.setattr(first, "swap", once)
+    monkeypatch.setattr(last, "swap", fail)
+    with pytest.raises(AnswerError):
+        session.swap(mlp.map(2))
+    with pytest.raises(PoisonedError, match="so did the way back"):
+        mlp.run(session)
+    monkeypatch.undo()
+    session.swap(mlp.map(2))
+    assert [mlp.run(session) for _ in range(4)] == [2] * 4
     session.close()
 
 

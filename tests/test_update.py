@@ -325,6 +325,17 @@ def test_a_file_that_was_replaced_by_another_is_still_read(
         assert is_near(here.predict({"x": X})["12"], expected(head(), tmp_path))
 
 
+def test_a_model_whose_file_was_deleted_is_updated_again_and_again(
+    daemon: Daemon, model: Path, tmp_path: Path
+) -> None:
+    daemon.client.load("lenet", model)
+    model.unlink()
+    with daemon.attach_here() as here:
+        for name, array in head().items():
+            here.wait_for_version(daemon.client.update("lenet", {name: array}), timeout_s=10)
+        assert is_near(here.predict({"x": X})["12"], expected(head(), tmp_path))
+
+
 def test_packed_weights_that_came_in_memory_cannot_be_updated_in_part(
     daemon: Daemon, tmp_path: Path
 ) -> None:
