@@ -45,10 +45,7 @@ class Rendezvous:
         if not base.path.exists():
             base.create(0o700)
         elif not _is_ours(base.path):
-            raise SettingsError(
-                f"{base.path} belongs to another user, or others can write to it: set "
-                "$WEIGHTD_RUNTIME_DIR to a folder of your own"
-            )
+            raise SettingsError(_not_ours(base.path))
         RuntimeFolder(self.path).create(0o700)
         with self._alone():
             self._sweep()
@@ -62,10 +59,12 @@ class Rendezvous:
 
     def find(self, handle: int) -> RuntimeFolder | None:
         """The runtime folder of the server that made this handle; None when there is none here.
-        NotAllowedError when the server there is another user's."""
+        NotAllowedError when others could have put it there, or the server is another user's."""
         link = self._link(handle)
         if not link.is_symlink():
             return None
+        if not _is_ours(self.path.parent):
+            raise NotAllowedError(_not_ours(self.path.parent))
         folder = RuntimeFolder(self.path / link.readlink())
         with connect(folder.attach, max_fds=0, timeout_s=_PROBE_S) as connection:
             server = Peer.of(connection.sock)
@@ -124,6 +123,13 @@ def _can_be_made(path: Path) -> bool:
     while not path.exists():
         path = path.parent
     return os.access(path, os.W_OK)
+
+
+def _not_ours(base: Path) -> str:
+    return (
+        f"{base} belongs to another user, or others can write to it: set $WEIGHTD_RUNTIME_DIR to a "
+        "folder of your own"
+    )
 
 
 def _is_ours(path: Path) -> bool:

@@ -227,5 +227,11 @@ def test_a_folder_that_others_could_write_is_refused(
     base = tmp_path / f"weightd-{os.geteuid()}"
     base.mkdir()
     base.chmod(0o777)
+    environ = {"WEIGHTD_RUNTIME_DIR": str(base)}
     with pytest.raises(SettingsError, match="others can write to it"):
-        Embedded({"WEIGHTD_RUNTIME_DIR": str(base)})
+        Embedded(environ)
+    rendezvous = Rendezvous(environ)
+    rendezvous.path.mkdir()
+    rendezvous.announce(RuntimeFolder(rendezvous.path / "anyones"), 7)
+    with pytest.raises(NotAllowedError, match="others can write to it"):
+        rendezvous.find(7)
