@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import weightd
 from tests import nets
@@ -240,3 +243,39 @@ def test_a_publish_for_which_there_is_no_memory_leaves_the_live_version(
             assert daemon.client.publish("mlp", files[0]) == 2  # the same weights take no more
             here.wait_for_version(2, timeout_s=10)
             assert mlp.number_of(here.predict(mlp.feed)) == 1
+
+
+def long_to_check() -> onnx.ModelProto:
+    """Forty products of large matrices, one after another."""
+    size, last = 512, "x"
+    nodes = []
+    for number in range(40):
+        nodes.append(helper.make_node("MatMul", [last, "w"], [f"m{number}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{number}"], [last := f"t{number}"]))
+    nodes.append(helper.make_node("Identity", [last], ["y"]))
+    weights = {"w": np.full((size, size), 1 / size, np.float32)}
+    x, y = (nets.port(name, [size, size]) for name in "xy")
+    return nets.model(nodes, weights, inputs=[x], outputs=[y])
+
+
+ATTACH_AND_END = """
+import sys, weightd
+where = sys.argv[1]
+with weightd.Client(where) as client:
+    client.allow("long", weightd.current_pid(runtime_dir=where))
+with weightd.attach("long", runtime_dir=where) as here:
+    print(here.engine)
+"""
+
+
+def test_a_process_that_ends_while_its_first_answer_is_checked_ends_well(
+    shared: Daemon, tmp_path: Path
+) -> None:
+    shared.client.load("long", nets.saved(long_to_check(), tmp_path / "long.onnx"))
+    argv = [sys.executable, "-c", ATTACH_AND_END, str(shared.runtime_dir)]
+    for _ in range(3):
+        done = subprocess.run(
+            argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "prepacked\n", "")
+    shared.client.unload("long")

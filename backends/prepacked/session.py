@@ -52,7 +52,8 @@ class _Packed:
 
     def check_aside(self) -> None:
         """Begin the check in a thread."""
-        self._thread = threading.Thread(target=self._try_check, name="weightd:check", daemon=True)
+        # No daemon thread: the interpreter would end it inside the engine, which aborts.
+        self._thread = threading.Thread(target=self._try_check, name="weightd:check", daemon=False)
         self._thread.start()
 
     def wait_for_check(self) -> None:
