@@ -255,7 +255,10 @@ def test_the_sharing_tutorial_runs_as_it_is_for_an_ascend_where_another_target_s
 
 def test_the_sharing_tutorial_uses_a_daemon_that_runs(tmp_path: Path) -> None:
     with running_daemon() as daemon:
-        assert shared_answers(Place(tmp_path, daemon.runtime_dir), LENET_MINDIR, "cpu") == []
+        warnings = shared_answers(Place(tmp_path, daemon.runtime_dir), LENET_MINDIR, "cpu")
+        # The master may end, and take its model away, while a slower process still predicts.
+        usual = " gets no new versions: the model was unloaded"
+        assert [line for line in warnings if not line.endswith(usual)] == []
         assert "loaded mslite." in daemon.log()
         wait_until(lambda: not daemon.client.status().workers)
         assert not daemon.client.status().models
