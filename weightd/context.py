@@ -5,8 +5,9 @@ targets.py says where, allotment.py with which threads on which cores.
 """
 
 import os
+from functools import partial
 
-from weightd.checks import check_each, check_instance
+from weightd.checks import Kind, Setting, check_each, check_instance
 from weightd.targets import TARGETS, warn_without_ascend
 
 _CPU_PRECISIONS = ("enforce_fp32", "preferred_fp16")
@@ -19,17 +20,44 @@ _ASCEND_PRECISIONS = (
 )
 
 
+def _plain(name: str, kind: type[Kind]) -> Setting[Kind]:
+    """Of this class, and first its empty value."""
+    return Setting(kind, partial(check_instance, name, kind=kind))
+
+
+def _count(name: str) -> Setting[int]:
+    def check(value: object) -> int:
+        found = check_instance(name, value, int)
+        if found < 0:
+            raise ValueError(f"{name} must be a non-negative int.")
+        return found
+
+    return Setting(int, check)
+
+
+def _precision(name: str, known: tuple[str, ...], first: str) -> Setting[str]:
+    def check(value: object) -> str:
+        found = check_instance(name, value, str)
+        if found not in known:
+            raise ValueError(f"{name} must be in [{', '.join(known)}], but got {found}.")
+        return found
+
+    return Setting(lambda: first, check)
+
+
 class Context:
     """What a model is built with.
 
     target: a list of 'cpu', 'gpu' and 'ascend', in any case; [] and None are ['cpu']. cpu, gpu,
     ascend: settings of each; parallel: of a ModelParallelRunner. Wrong types raise TypeError, wrong
-    values ValueError, when they are set.
+    values ValueError, when they are set. group_info_file, of distributed inference, is kept and not
+    used.
     """
+
+    group_info_file = _plain("group_info_file", str)
 
     def __init__(self) -> None:
         self._target = ["cpu"]
-        self._group_info_file = ""
         self.cpu = CpuSettings()
         self.gpu = GpuSettings()
         self.ascend = AscendSettings()
@@ -56,27 +84,20 @@ class Context:
             warn_without_ascend(found, os.environ)
         self._target = found
 
-    @property
-    def group_info_file(self) -> str:
-        """Of distributed inference, which weightd does not do: kept, and not used."""
-        return self._group_info_file
-
-    @group_info_file.setter
-    def group_info_file(self, path: str) -> None:
-        self._group_info_file = check_instance("group_info_file", path, str)
-
 
 class CpuSettings:
     """thread_num, inter_op_parallel_num: 0 for what suits the machine. thread_affinity_mode: 0 for
     the kernel's choice, 1 for the fastest cores first, 2 for the middle ones first.
     thread_affinity_core_list: cores by number, which count more than the mode."""
 
-    def __init__(self) -> None:
-        self._precision_mode = "enforce_fp32"
-        self._thread_num = 0
-        self._inter_op_parallel_num = 0
-        self._thread_affinity_mode = 0
-        self._thread_affinity_core_list: list[int] = []
+    # onnxruntime's CPU engine cannot honour 'preferred_fp16': the log says so at every build.
+    precision_mode = _precision("cpu_precision_mode", _CPU_PRECISIONS, "enforce_fp32")
+    thread_num = _count("cpu_thread_num")
+    inter_op_parallel_num = _count("cpu_inter_op_parallel_num")
+    thread_affinity_mode = _plain("cpu_thread_affinity_mode", int)
+    thread_affinity_core_list = Setting[list[int]](
+        list, partial(check_each, "cpu_thread_affinity_core_list", kind=int)
+    )
 
     def __str__(self) -> str:
         return (
@@ -88,55 +109,12 @@ class CpuSettings:
             f"thread_affinity_core_list: {self.thread_affinity_core_list}."
         )
 
-    @property
-    def precision_mode(self) -> str:
-        """'enforce_fp32' or 'preferred_fp16', which onnxruntime's CPU engine cannot honour: it is
-        said in the log when a model is built."""
-        return self._precision_mode
-
-    @precision_mode.setter
-    def precision_mode(self, mode: str) -> None:
-        self._precision_mode = _precision("cpu_precision_mode", mode, _CPU_PRECISIONS)
-
-    @property
-    def thread_num(self) -> int:
-        return self._thread_num
-
-    @thread_num.setter
-    def thread_num(self, count: int) -> None:
-        self._thread_num = _count("cpu_thread_num", count)
-
-    @property
-    def inter_op_parallel_num(self) -> int:
-        return self._inter_op_parallel_num
-
-    @inter_op_parallel_num.setter
-    def inter_op_parallel_num(self, count: int) -> None:
-        self._inter_op_parallel_num = _count("cpu_inter_op_parallel_num", count)
-
-    @property
-    def thread_affinity_mode(self) -> int:
-        return self._thread_affinity_mode
-
-    @thread_affinity_mode.setter
-    def thread_affinity_mode(self, mode: int) -> None:
-        self._thread_affinity_mode = check_instance("cpu_thread_affinity_mode", mode, int)
-
-    @property
-    def thread_affinity_core_list(self) -> list[int]:
-        return self._thread_affinity_core_list
-
-    @thread_affinity_core_list.setter
-    def thread_affinity_core_list(self, cores: list[int]) -> None:
-        self._thread_affinity_core_list = check_each("cpu_thread_affinity_core_list", cores, int)
-
 
 class GpuSettings:
     """device_id: which GPU. rank_id and group_size are of distributed inference, and fixed."""
 
-    def __init__(self) -> None:
-        self._precision_mode = "enforce_fp32"
-        self._device_id = 0
+    precision_mode = _precision("gpu_precision_mode", _CPU_PRECISIONS, "enforce_fp32")
+    device_id = _count("gpu_device_id")
 
     def __str__(self) -> str:
         return (
@@ -146,22 +124,6 @@ class GpuSettings:
             f"rank_id: {self.rank_id},\n"
             f"group_size: {self.group_size}."
         )
-
-    @property
-    def precision_mode(self) -> str:
-        return self._precision_mode
-
-    @precision_mode.setter
-    def precision_mode(self, mode: str) -> None:
-        self._precision_mode = _precision("gpu_precision_mode", mode, _CPU_PRECISIONS)
-
-    @property
-    def device_id(self) -> int:
-        return self._device_id
-
-    @device_id.setter
-    def device_id(self, number: int) -> None:
-        self._device_id = _count("gpu_device_id", number)
 
     @property
     def rank_id(self) -> int:
@@ -175,11 +137,10 @@ class GpuSettings:
 class AscendSettings:
     """Kept as they are set; weightd has no Ascend to set them on."""
 
-    def __init__(self) -> None:
-        self._precision_mode = ""
-        self._device_id = 0
-        self._rank_id = 0
-        self._provider = ""
+    precision_mode = _precision("ascend_precision_mode", _ASCEND_PRECISIONS, "")
+    device_id = _count("ascend_device_id")
+    rank_id = _count("ascend_rank_id")
+    provider = _plain("ascend_provider", str)
 
     def __str__(self) -> str:
         return (
@@ -189,38 +150,6 @@ class AscendSettings:
             f"provider: {self.provider}."
             f"rank_id: {self.rank_id}."
         )
-
-    @property
-    def precision_mode(self) -> str:
-        return self._precision_mode
-
-    @precision_mode.setter
-    def precision_mode(self, mode: str) -> None:
-        self._precision_mode = _precision("ascend_precision_mode", mode, _ASCEND_PRECISIONS)
-
-    @property
-    def device_id(self) -> int:
-        return self._device_id
-
-    @device_id.setter
-    def device_id(self, number: int) -> None:
-        self._device_id = _count("ascend_device_id", number)
-
-    @property
-    def rank_id(self) -> int:
-        return self._rank_id
-
-    @rank_id.setter
-    def rank_id(self, number: int) -> None:
-        self._rank_id = _count("ascend_rank_id", number)
-
-    @property
-    def provider(self) -> str:
-        return self._provider
-
-    @provider.setter
-    def provider(self, provider: str) -> None:
-        self._provider = check_instance("ascend_provider", provider, str)
 
 
 class ParallelSettings:
@@ -298,17 +227,3 @@ class ParallelSettings:
         if any(number < 0 for number in numbers):
             raise ValueError("Set parallel failed, device_ids contain a negative number.")
         self._device_ids = numbers
-
-
-def _precision(name: str, mode: object, known: tuple[str, ...]) -> str:
-    found = check_instance(name, mode, str)
-    if found not in known:
-        raise ValueError(f"{name} must be in [{', '.join(known)}], but got {found}.")
-    return found
-
-
-def _count(name: str, value: object) -> int:
-    found = check_instance(name, value, int)
-    if found < 0:
-        raise ValueError(f"{name} must be a non-negative int.")
-    return found
