@@ -79,3 +79,9 @@ def worker(lenet: Daemon) -> Iterator[Worker]:
     with running_worker(lenet) as running:
         lenet.client.allow("lenet", running.ask("current_pid")["pid"])
         yield running
+
+
+@pytest.fixture
+def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process shares lies in a folder of the test's, where no daemon answers."""
+    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))

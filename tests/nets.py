@@ -56,6 +56,26 @@ def dense(value: float = 0.5, size: int = 16, *, extra: Mapping[str, Array] | No
     return model(nodes, tensors, outputs=[port("y", ["n", size])])
 
 
+def normalised(weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """A convolution and a batch normalisation, which engines fold into one: from x
+    float32[1, 2, 5, 5] to y float32[1, 4, 5, 5]."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"]),
+    ]
+    x, y = port("x", [1, 2, 5, 5]), port("y", [1, 4, 5, 5])
+    return model(nodes, weights, inputs=[x], outputs=[y])
+
+
+def normalised_parts() -> tuple[dict[str, Array], Array]:
+    """Weights for normalised(), and an input."""
+    rng = np.random.default_rng(1)
+    weights: dict[str, Array] = {"w": rng.standard_normal((4, 2, 3, 3)).astype(np.float32)}
+    for name in ("scale", "shift", "mean", "var"):
+        weights[name] = rng.random(4).astype(np.float32) + 0.5
+    return weights, rng.standard_normal((1, 2, 5, 5)).astype(np.float32)
+
+
 def saved(net: onnx.ModelProto, path: Path) -> Path:
     path.write_bytes(net.SerializeToString())
     return path

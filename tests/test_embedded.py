@@ -1,5 +1,6 @@
 """Embedded mode: a process serves what it shares; who has the handle finds it; its end is clean."""
 
+import fcntl
 import os
 import signal
 import stat
@@ -19,7 +20,7 @@ from weightd.backends.threads import ONE
 from weightd.daemon.embedded import Embedded
 from weightd.errors import NoDaemonError, NotAllowedError, SettingsError
 from weightd.ipc.rendezvous import Rendezvous
-from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.runtime import InstanceLock, RuntimeFolder
 
 Environ = dict[str, str]
 
@@ -163,6 +164,34 @@ def test_closing_twice_and_in_a_child_harms_nothing(environ: Environ) -> None:
     embedded.close()
     embedded.close()
     assert entries(environ) == []
+
+
+def test_a_folder_is_made_and_locked_while_no_other_process_sweeps(
+    environ: Environ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another one could take it, before its lock is held, for what a killed process left."""
+    seen: list[str] = []
+
+    def check(name: str) -> None:
+        fd = os.open(Rendezvous(environ).path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(fd)
+        seen.append(name)
+
+    def sweeping(self: Rendezvous) -> None:
+        check("swept")
+
+    def locked(folder: RuntimeFolder) -> InstanceLock:
+        check("locked")
+        return InstanceLock(folder)
+
+    monkeypatch.setattr(Rendezvous, "_sweep", sweeping)
+    monkeypatch.setattr("weightd.ipc.rendezvous.InstanceLock", locked)
+    with Embedded(environ):
+        assert seen == ["swept", "locked"]
 
 
 def test_the_users_process_keeps_its_umask_meanwhile(

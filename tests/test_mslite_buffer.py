@@ -12,17 +12,14 @@ import pytest
 from tests.nets import dense
 from weightd import Context, Model, ModelType, Tensor
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
+
 DATA = Path(__file__).parent / "data"
 LENET = DATA / "lenet5" / "lenet5.mindir"
 SPLIT, WEIGHTS = DATA / "split" / "net_graph.mindir", DATA / "split" / "net_variables" / "data_0"
 X = np.arange(32, dtype=np.float32).reshape(2, 16)
 MODEL = dense(2).SerializeToString()
 MINDIR = ModelType.MINDIR
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 def answer(model: Model, x: Any = X) -> Any:

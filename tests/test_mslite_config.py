@@ -16,14 +16,11 @@ from weightd import Model, ModelType, Tensor, config
 from weightd.config import BuildConfig
 from weightd.errors import SettingsError
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
+
 Sections = dict[str, dict[str, str]]
 PIDS, HANDLE = "shareable_weight_pid_list", "shareable_weight_mem_handle"
 LIST = "variable_weights_file"
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture

@@ -24,10 +24,7 @@ WEIGHT, WORKSPACE, BOTH = (
     ModelGroupFlag.SHARE_WEIGHT_WORKSPACE,
 )
 
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
+pytestmark = pytest.mark.usefixtures("own_runtime")
 
 
 @pytest.fixture

@@ -11,12 +11,9 @@ import pytest
 from tests.nets import dense, model, port, saved
 from weightd import DataType, Format, Model, ModelType, Tensor, TensorMeta
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
+
 MINDIR = Path(__file__).parent / "data" / "lenet5" / "lenet5.mindir"
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture

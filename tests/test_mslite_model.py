@@ -18,14 +18,11 @@ from tests.nets import dense, model, port, saved
 from weightd import Context, Model, ModelType, Tensor
 from weightd.errors import BadFileError, UsageError
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
+
 MINDIR = Path(__file__).parent / "data" / "lenet5" / "lenet5.mindir"
 ONES = np.ones((1, 4), np.float32)
 Arguments = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture

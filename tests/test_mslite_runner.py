@@ -18,13 +18,10 @@ from tests.nets import dense, model, port, saved
 from tests.runners import Asking, context, opened
 from weightd import Context, DataType, Model, ModelParallelRunner, ModelType, Tensor
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
+
 LENET = Path(__file__).parent / "data" / "lenet5" / "lenet5.mindir"
 X = np.arange(32, dtype=np.float32).reshape(2, 16)
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 @pytest.fixture

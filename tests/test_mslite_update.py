@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from tests.nets import dense, model, port, privately, saved
+from tests.nets import dense, model, normalised, normalised_parts, port, privately, saved
 from weightd import DataType, Model, ModelType, Tensor
 from weightd.errors import MismatchError, SourceChangedError, UsageError
 from weightd.weights.arrays import Array
@@ -156,23 +156,13 @@ def opened_lenet(names: str) -> Model:
 
 
 def test_normalisation_that_is_folded_away_keeps_its_names(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    tensors = {
-        "conv": rng.standard_normal((4, 2, 3, 3)).astype(np.float32),
-        **{n: rng.random(4).astype(np.float32) + 0.5 for n in ("gamma", "beta", "mean", "var")},
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "conv"], ["h"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["h", "gamma", "beta", "mean", "var"], ["y"]),
-    ]
-    ports = {"inputs": [port("x", [1, 2, 5, 5])], "outputs": [port("y", [1, 4, 5, 5])]}
-    x = rng.standard_normal((1, 2, 5, 5)).astype(np.float32)
-    before = saved(model(nodes, tensors, **ports), tmp_path / "before.mindir")
-    with opened(before, "\n".join(tensors)) as built:
-        for changed in ({"gamma": 3}, {"mean": 0, "var": 2}, {"conv": 1}):
-            tensors |= {name: np.full_like(tensors[name], to) for name, to in changed.items()}
-            built.update_weights([[weight(name, tensors[name]) for name in changed]])
-            after = saved(model(nodes, tensors, **ports), tmp_path / "after.onnx")
+    weights, x = normalised_parts()
+    before = saved(normalised(weights), tmp_path / "before.mindir")
+    with opened(before, "\n".join(weights)) as built:
+        for changed in ({"scale": 3}, {"mean": 0, "var": 2}, {"w": 1}):
+            weights |= {name: np.full_like(weights[name], to) for name, to in changed.items()}
+            built.update_weights([[weight(name, weights[name]) for name in changed]])
+            after = saved(normalised(weights), tmp_path / "after.onnx")
             assert np.allclose(answer(built, x), privately(after, {"x": x})["y"], atol=1e-4)
 
 

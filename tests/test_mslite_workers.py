@@ -18,10 +18,7 @@ from weightd import Context, Model, ModelParallelRunner, ModelType, Tensor
 from weightd.backends.sessions import Sessions, _Line
 from weightd.home import SharedHome
 
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
+pytestmark = pytest.mark.usefixtures("own_runtime")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from onnx import helper
 from tests.daemons import LENET
 from tests.helpers import wait_until
 from tests.mindir import private_session
-from tests.nets import dense, model, port, privately, saved
+from tests.nets import dense, model, normalised, normalised_parts, port, privately, saved
 from tests.test_prepacked_sessions import asking
 from weightd.backends.private import Private
 from weightd.backends.threads import ONE, Threads
@@ -225,22 +225,12 @@ def is_closed(private: Private) -> bool:
 
 
 def test_normalisation_that_was_folded_away_can_still_be_updated(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    tensors = {
-        "w": rng.standard_normal((4, 2, 3, 3)).astype(np.float32),
-        **{n: rng.random(4).astype(np.float32) + 0.5 for n in ("scale", "shift", "mean", "var")},
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"]),
-    ]
-    ports = {"inputs": [port("x", [1, 2, 5, 5])], "outputs": [port("y", [1, 4, 5, 5])]}
-    feed = {"x": rng.standard_normal((1, 2, 5, 5)).astype(np.float32)}
+    weights, x = normalised_parts()
     changed = {"scale": np.full(4, 3, np.float32), "mean": np.zeros(4, np.float32)}
-    after = saved(model(nodes, tensors | changed, **ports), tmp_path / "after.onnx")
-    with Private(saved(model(nodes, tensors, **ports), tmp_path / "before.onnx"), ONE) as private:
+    after = saved(normalised(weights | changed), tmp_path / "after.onnx")
+    with Private(saved(normalised(weights), tmp_path / "before.onnx"), ONE) as private:
         private.update(changed)
-        assert np.allclose(private.run(feed)["y"], privately(after, feed)["y"], atol=1e-5)
+        assert np.allclose(private.run({"x": x})["y"], privately(after, {"x": x})["y"], atol=1e-5)
 
 
 def test_external_data_is_read_again_for_an_update(tmp_path: Path) -> None:

@@ -46,42 +46,40 @@ def has_seen(here: Asking, number: int, times: int) -> bool:
     return here.seen.get(number, 0) >= times
 
 
-def test_who_waits_is_served_in_the_order_of_coming() -> None:
-    line, order = _Line([0]), []
-    number = line.take()
+def begun(line: _Line, name: str, order: list[str]) -> threading.Thread:
+    """A thread that takes a number, writes its name, and gives the number back."""
 
-    def wait(name: int) -> None:
+    def wait() -> None:
         found = line.take()
         order.append(name)
         line.give(found)
 
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_who_waits_is_served_in_the_order_of_coming() -> None:
+    line, order = _Line([0]), list[str]()
+    number = line.take()
     threads = []
-    for name in range(8):
-        threads.append(threading.Thread(target=wait, args=(name,)))
-        threads[-1].start()
-        wait_until(partial(is_waited_for, line, name + 1))
+    for name in "abcdefgh":
+        threads.append(begun(line, name, order))
+        wait_until(partial(is_waited_for, line, len(threads)))
     line.give(number)
     for thread in threads:
         thread.join()
-    assert order == list(range(8))
+    assert order == list("abcdefgh")
 
 
 def test_who_comes_late_does_not_overtake_who_waits() -> None:
-    line, order = _Line([0]), []
+    line, order = _Line([0]), list[str]()
     number = line.take()
-
-    def wait(name: str) -> None:
-        found = line.take()
-        order.append(name)
-        line.give(found)
-
-    first = threading.Thread(target=wait, args=("first",))
-    first.start()
+    first = begun(line, "first", order)
     wait_until(partial(is_waited_for, line, 1))
     line.give(number)  # it is the first one's at once, whenever that one wakes up
     assert not line._free or order == ["first"]
-    late = threading.Thread(target=wait, args=("late",))
-    late.start()
+    late = begun(line, "late", order)
     for thread in (first, late):
         thread.join()
     assert order == ["first", "late"]

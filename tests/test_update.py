@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from tests import nets
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon, running_worker
@@ -139,28 +139,15 @@ def test_weights_without_a_graph_are_updated_without_their_file(
 def test_normalisation_that_was_folded_into_a_convolution_can_be_updated(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    rng = np.random.default_rng(1)
-    tensors = {
-        "w": rng.standard_normal((4, 2, 3, 3)).astype(np.float32),
-        **{n: rng.random(4).astype(np.float32) + 0.5 for n in ("scale", "shift", "mean", "var")},
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"]),
-    ]
-    ports = {
-        "inputs": [nets.port("x", [1, 2, 5, 5])],
-        "outputs": [nets.port("y", [1, 4, 5, 5])],
-    }
-    feed = {"x": rng.standard_normal((1, 2, 5, 5)).astype(np.float32)}
+    weights, x = nets.normalised_parts()
     changed = {"scale": np.full(4, 3, np.float32), "mean": np.zeros(4, np.float32)}
-    after = nets.saved(nets.model(nodes, tensors | changed, **ports), tmp_path / "after.onnx")
-    before = nets.saved(nets.model(nodes, tensors, **ports), tmp_path / "before.onnx")
-    daemon.client.load("net", before)
+    after = nets.saved(nets.normalised(weights | changed), tmp_path / "after.onnx")
+    daemon.client.load("net", nets.saved(nets.normalised(weights), tmp_path / "before.onnx"))
     with daemon.attach_here("net") as here:
         daemon.client.update("net", changed)
         here.wait_for_version(2, timeout_s=10)
-        assert np.allclose(here.predict(feed)["y"], nets.privately(after, feed)["y"], atol=1e-5)
+        wanted = nets.privately(after, {"x": x})["y"]
+        assert np.allclose(here.predict({"x": x})["y"], wanted, atol=1e-5)
 
 
 def test_an_update_from_a_file_says_where_the_weights_are_from(
