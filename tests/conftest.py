@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime 
 
 from tests.daemons import Daemon, Worker, running_daemon, running_worker
 from tests.helpers import children, open_descriptors, wait_until
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, and so all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("/memfd:", "socket:", "pidfd:", "anon_inode:[pidfd", "anon_inode:[event")
 GRACE_S = 5.0

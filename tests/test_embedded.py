@@ -21,6 +21,7 @@ from weightd.daemon.embedded import Embedded
 from weightd.errors import NoDaemonError, NotAllowedError, SettingsError
 from weightd.ipc.rendezvous import Rendezvous
 from weightd.ipc.runtime import InstanceLock, RuntimeFolder
+from weightd.ipc.seqpacket import connect
 
 Environ = dict[str, str]
 
@@ -144,12 +145,15 @@ def test_when_the_server_is_killed_predictions_go_on_and_the_next_one_sweeps(
 
 def test_a_forked_child_does_not_keep_a_dead_server_alive(environ: Environ) -> None:
     with serving_process(environ, "fork") as (process, handle):
-        with attach_by_handle(handle, folder_of(handle, environ), threads=(ONE,)) as attachment:
+        folder = folder_of(handle, environ)
+        with attach_by_handle(handle, folder, threads=(ONE,)) as attachment:
             process.kill()
             process.wait()
             wait_until(lambda: not attachment.is_connected)
         with pytest.raises(NoDaemonError):
             Rendezvous(environ).find(handle)
+        with pytest.raises(NoDaemonError):
+            connect(folder.admin, max_fds=0, timeout_s=5)
 
 
 def test_closing_twice_and_in_a_child_harms_nothing(environ: Environ) -> None:

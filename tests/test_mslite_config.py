@@ -173,6 +173,16 @@ def test_what_weightd_has_no_use_for_is_named_once(
     assert record.getMessage().endswith("[ascend_context] plugin_custom_ops, [graph] a")
 
 
+@pytest.mark.parametrize("own", [{"engine": "plain"}, {"daemon": "required"}])
+def test_what_says_nothing_of_a_private_model_is_warned_about(
+    file: Path, model: Model, caplog: pytest.LogCaptureFixture, own: dict[str, str]
+) -> None:
+    with caplog.at_level(logging.WARNING, "weightd"):
+        model.build_from_file(str(file), ModelType.MINDIR, config_dict={"weightd": own})
+    (record,) = caplog.records
+    assert "a model that is not shared" in record.getMessage()
+
+
 # --- config_dict over the file -----------------------------------------------------------------
 
 

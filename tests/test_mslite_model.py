@@ -3,6 +3,7 @@
 import inspect
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -319,3 +320,13 @@ def targets() -> set[str]:
         except FileNotFoundError:  # the listing's own
             continue
     return found
+
+
+def test_a_model_that_was_not_built_yet_is_built_in_a_forked_child(file: Path) -> None:
+    with Model() as unbuilt, unbuilt._building:  # another thread of the parent's builds it now
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            unbuilt.build_from_file(str(file), ModelType.MINDIR)
+            os._exit(len(unbuilt.predict([Tensor(np.ones((1, 16), np.float32))])))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

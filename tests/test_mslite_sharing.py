@@ -169,6 +169,17 @@ def test_an_update_of_a_worker_is_refused_and_changes_nothing(start: Start, tmp_
     assert digest_of(worker) == digest_of(master) == before
 
 
+def test_a_worker_hears_that_it_may_not_update_before_its_names_are_looked_at(
+    start: Start, tmp_path: Path
+) -> None:
+    master, worker = start(), start()
+    _, weights = update_files(tmp_path)
+    use(worker, share(master, worker))
+    answer = worker.ask("update", weights=str(weights[0]))
+    assert "only that one may update" in answer["error"]
+    assert answer["cause"] == "UsageError"
+
+
 def update_files(folder: Path) -> tuple[Path, list[Path]]:
     """A list of names, and two sets of weights for them."""
     (folder / "names.txt").write_text(NAMES)

@@ -1,5 +1,6 @@
 """Whether a file is the model that is shared."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.test_update import MINDIR, head, with_weights
 from weightd.backends.origin import check_same_file
 from weightd.backends.raw import RawTensors, digest_of
 from weightd.errors import MismatchError
+from weightd.weights.manifest import ORIGIN, ORIGIN_WEIGHTS
 
 
 @pytest.fixture
@@ -53,3 +55,22 @@ def test_weights_beside_the_file_are_compared_by_their_content(
             file.write(b"\1")
         with pytest.raises(MismatchError, match="is not the model that is shared"):
             check_same_file(str(path), here.stamp)
+
+
+def test_a_file_that_was_rewritten_and_given_its_old_time_is_another_one(
+    daemon: Daemon, model: Path
+) -> None:
+    daemon.client.load("lenet", model)
+    before = model.stat()
+    with_weights({"fc3.bias": np.zeros(10, np.float32)}, model)
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (model.stat().st_ino, model.stat().st_size) == (before.st_ino, before.st_size)
+    with daemon.attach_here() as here, pytest.raises(MismatchError):
+        check_same_file(str(model), here.stamp)
+
+
+def test_two_files_that_cannot_be_told_by_name_are_not_taken_for_one(model: Path) -> None:
+    with model.open("rb") as nameless:
+        model.unlink()
+        with pytest.raises(MismatchError):
+            check_same_file(f"/proc/self/fd/{nameless.fileno()}", {ORIGIN: "", ORIGIN_WEIGHTS: "0"})

@@ -263,8 +263,8 @@ import sys, weightd
 where = sys.argv[1]
 with weightd.Client(where) as client:
     client.allow("long", weightd.current_pid(runtime_dir=where))
-with weightd.attach("long", runtime_dir=where) as here:
-    print(here.engine)
+here = weightd.attach("long", runtime_dir=where)  # never closed, as many scripts do
+print(here.engine)
 """
 
 

@@ -217,6 +217,16 @@ def test_the_threads_of_a_session_are_on_its_cores(mlp: Pair) -> None:
     session.close()
 
 
+def test_the_threads_that_run_operators_side_by_side_are_on_its_cores_too(mlp: Pair) -> None:
+    core = max(os.sched_getaffinity(0))
+    before = own_threads()
+    session = open_sessions(mlp.map(1), [Threads(2, operators=2, cores=(core,))])
+    new = own_threads() - before
+    assert len(new) >= 2
+    assert all(is_on(task, core) for task in new)
+    session.close()
+
+
 def test_the_calling_thread_is_on_its_core_for_the_run_alone(
     mlp: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

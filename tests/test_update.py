@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from tests import nets
 from tests.daemons import EARLY, FINAL, LENET, Daemon, running_daemon, running_worker
@@ -157,6 +157,17 @@ def test_an_update_from_a_file_says_where_the_weights_are_from(
     served.client.update("lenet", tmp_path / "head.npz")
     served.client.update("lenet", {"fc1.bias": EARLY_ARRAYS["fc1.bias"]})
     assert served.client.status().models["lenet"].source == "lenet5.onnx (onnx) + 3 updated"
+
+
+def test_the_weights_of_an_update_may_lie_beside_its_file(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.load_lenet()
+    path = tmp_path / "update" / "head.onnx"
+    path.parent.mkdir()
+    net = nets.model([helper.make_node("Identity", ["x"], ["y"])], head())
+    onnx.save(net, path, save_as_external_data=True, location="head.bin", size_threshold=0)
+    with daemon.attach_here() as here:
+        here.wait_for_version(daemon.client.update("lenet", path), timeout_s=10)
+        assert is_near(here.predict({"x": X})["12"], expected(head(), tmp_path))
 
 
 def test_a_small_update_of_a_large_model_takes_little_new_memory(

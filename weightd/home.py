@@ -51,7 +51,8 @@ class Home(ABC):
 
     @abstractmethod
     def update(self, tensors: Arrays) -> None:
-        """Replace some weights; whoever predicts next sees all of them."""
+        """Replace some weights; whoever predicts next sees all of them. Only after
+        check_may_update()."""
 
     @abstractmethod
     def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
@@ -133,8 +134,7 @@ class SharedHome(Home):
             )
 
     def update(self, tensors: Arrays) -> None:
-        self.check_may_update()
-        assert self.master is not None
+        assert self.master is not None, "check_may_update() has passed"
         self.master.update(tensors, self._attachment)
 
     def open_sizes(self, sizes: frozenset[tuple[str, int]]) -> AbstractContextManager[None]:
