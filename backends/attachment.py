@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from typing import Self, assert_never
 
 from weightd.backends.base import Session
+from weightd.backends.ending import end_with_the_process
 from weightd.backends.helping import helped
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
-from weightd.backends.sessions import open_sessions
+from weightd.backends.sessions import session_on
 from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion, Weights
 from weightd.errors import (
@@ -83,7 +84,9 @@ class Attachment:
         self._watcher = threading.Thread(
             target=self._watch, name=f"weightd:{grant.model}", daemon=True
         )
+        self._turning = threading.Lock()
         self._watcher.start()
+        end_with_the_process(self)
 
     # --- what a worker uses --------------------------------------------------------------
 
@@ -220,10 +223,15 @@ class Attachment:
             self._session = None
             self._mapped = None
         self._bell.ring()
-        if (
-            threading.current_thread() is not self._watcher and not self._unmapped.empty()
-        ):  # no array is left: the daemon hears of it before we return
+        is_watcher = threading.current_thread() is self._watcher
+        if not is_watcher and not self._unmapped.empty():  # no array is left: the daemon hears
             self._watcher.join(_CLOSE_S)
+
+    def end(self) -> None:
+        """Close, and return when no switch is under way, nor will be: the process ends."""
+        self.close()
+        if self._pid == os.getpid():
+            self._turning.acquire()
 
     def __enter__(self) -> Self:
         return self
@@ -235,9 +243,8 @@ class Attachment:
         if self._mapped is None:
             return "<Attachment closed>"
         connected = "" if self.is_connected else ", daemon gone"
-        return (
-            f"<Attachment {self.model} v{self.version} by {self.engine or 'no engine'}{connected}>"
-        )
+        engine = self.engine or "no engine"
+        return f"<Attachment {self.model} v{self.version} by {engine}{connected}>"
 
     # --- versions ------------------------------------------------------------------------
 
@@ -272,20 +279,10 @@ class Attachment:
         deadline_s = time.monotonic() + _HELP_S
         while True:
             try:
-                return mapped, self._opened(mapped, current)
+                return mapped, session_on(mapped, current, self._threads)
             except TensorsNeededError as error:
                 grant = helped(self._lease, mapped.number, error, deadline_s)
                 mapped, current = self._map(grant), None
-
-    def _opened(self, mapped: MappedVersion, current: Session | None) -> Session | None:
-        """A session on this version: the current one, switched, if it is of the same engine."""
-        manifest = mapped.manifest
-        if manifest.layout != "compiled":
-            return None
-        if current is not None and current.compiled_by == manifest.stamp["engine"]:
-            current.swap(mapped)
-            return current
-        return open_sessions(mapped, self._threads)
 
     # --- the watcher thread --------------------------------------------------------------
 
@@ -297,7 +294,8 @@ class Attachment:
             self._tell_engine()
             while not (self._is_closing and not self._mappings):
                 poller.poll()
-                self._turn()
+                with self._turning:
+                    self._turn()
         except WeightdError as error:
             self._lost(error)
         finally:
@@ -358,18 +356,20 @@ class Attachment:
 
     def _switch(self, mapped: MappedVersion) -> float:
         session, pause_us = self._session, 0.0
+        if self._is_closing:
+            raise ClosedError("this attachment was closed")
         if session is not None and session.compiled_by == mapped.manifest.stamp["engine"]:
             pause_us = session.swap(mapped)
         else:  # runs that are on the old one keep it to their end
-            session = self._opened(mapped, None)
+            session = session_on(mapped, None, self._threads)
         with self._changed:
-            if self._is_closing:
-                raise ClosedError("this attachment was closed")
-            self._mapped = mapped
-            self._session = session
-            self.lag = ""
-            self._changed.notify_all()
-        return pause_us
+            if not self._is_closing:
+                self._mapped, self._session, self.lag = mapped, session, ""
+                self._changed.notify_all()
+                return pause_us
+        if session is not None:
+            session.close()
+        raise ClosedError("this attachment was closed")
 
     def _stays(self, why: str, *, for_good: int = 0) -> None:
         """Say why there was no switch; for_good: the version that will never come.

@@ -15,6 +15,20 @@ from weightd.errors import ClosedError, PoisonedError, WeightdError
 from weightd.weights.arrays import Array
 
 
+def session_on(
+    version: MappedVersion, current: Session | None, threads: Sequence[Threads]
+) -> Session | None:
+    """A session on this version: the current one, switched, if it is of the same engine. None for
+    weights without a graph."""
+    manifest = version.manifest
+    if manifest.layout != "compiled":
+        return None
+    if current is not None and current.compiled_by == manifest.stamp["engine"]:
+        current.swap(version)
+        return current
+    return open_sessions(version, threads)
+
+
 def open_sessions(version: MappedVersion, threads: Sequence[Threads]) -> Session:
     """A session on the version's own engine for each entry of `threads`; as one."""
     backend = named(version.manifest.stamp["engine"])

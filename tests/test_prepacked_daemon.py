@@ -245,7 +245,7 @@ def test_a_publish_for_which_there_is_no_memory_leaves_the_live_version(
             assert mlp.number_of(here.predict(mlp.feed)) == 1
 
 
-def long_to_check() -> onnx.ModelProto:
+def long_to_check(by: float = 1) -> onnx.ModelProto:
     """Forty products of large matrices, one after another."""
     size, last = 512, "x"
     nodes = []
@@ -253,7 +253,7 @@ def long_to_check() -> onnx.ModelProto:
         nodes.append(helper.make_node("MatMul", [last, "w"], [f"m{number}"]))
         nodes.append(helper.make_node("Tanh", [f"m{number}"], [last := f"t{number}"]))
     nodes.append(helper.make_node("Identity", [last], ["y"]))
-    weights = {"w": np.full((size, size), 1 / size, np.float32)}
+    weights = {"w": np.full((size, size), by / size, np.float32)}
     x, y = (nets.port(name, [size, size]) for name in "xy")
     return nets.model(nodes, weights, inputs=[x], outputs=[y])
 
@@ -266,6 +266,31 @@ with weightd.Client(where) as client:
 here = weightd.attach("long", runtime_dir=where)  # never closed, as many scripts do
 print(here.engine)
 """
+
+
+SWITCH_AND_END = """
+import sys, time, weightd
+where, file, after_s = sys.argv[1:]
+client = weightd.Client(where)
+client.allow("long", weightd.current_pid(runtime_dir=where))
+here = weightd.attach("long", runtime_dir=where)
+client.publish("long", file)
+time.sleep(float(after_s))  # which moment of the switch is the end
+print(here.engine)
+"""
+
+
+def test_a_process_that_ends_while_it_switches_ends_well(shared: Daemon, tmp_path: Path) -> None:
+    files = [nets.saved(long_to_check(by), tmp_path / f"{by}.onnx") for by in (1, 2)]
+    shared.client.load("long", files[0])
+    for number, after_s in enumerate(("0.005", "0.01", "0.02", "0.03")):
+        file = str(files[(number + 1) % 2])
+        argv = [sys.executable, "-c", SWITCH_AND_END, str(shared.runtime_dir), file, after_s]
+        done = subprocess.run(
+            argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "prepacked\n", "")
+    shared.client.unload("long")
 
 
 def test_a_process_that_ends_while_its_first_answer_is_checked_ends_well(
