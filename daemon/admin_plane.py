@@ -7,6 +7,7 @@ then cancelled: whoever asked is gone.
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -66,12 +67,17 @@ class AdminPlane:
     """Owns its door, the connections and the offers that wait."""
 
     def __init__(
-        self, loop: Loop, folder: RuntimeFolder, when_withdrawn: Callable[[int], object]
+        self,
+        loop: Loop,
+        folder: RuntimeFolder,
+        when_withdrawn: Callable[[int], object],
+        given: socket.socket | None = None,
     ) -> None:
         self._loop = loop
         self._when_withdrawn = when_withdrawn
         self._visitors: set[_Visitor] = set()
-        self._door = Door(loop, Listener(folder.admin, mode=0o600, max_fds=2), self._welcome)
+        listener = Listener(folder.admin, mode=0o600, max_fds=2, given=given)
+        self._door = Door(loop, listener, self._welcome)
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""

@@ -18,7 +18,7 @@ from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
 from weightd.errors import BusyError, RefusedError, WeightdError, to_wire
 from weightd.ipc import protocol
-from weightd.ipc.channel import ControlServer, Envelope
+from weightd.ipc.channel import ControlServer, Envelope, Sockets
 from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
@@ -59,6 +59,7 @@ class ControlPlane:
         processes: ProcessTable,
         admin_plane: AdminPlane,
         publisher: Publisher,
+        given: Sockets = lambda _: None,
     ) -> None:
         self._loop = loop
         self._house = house
@@ -66,7 +67,7 @@ class ControlPlane:
         self._processes = processes
         self._admin_plane = admin_plane
         self._publisher = publisher
-        self._server = ControlServer(folder.control, folder.events)
+        self._server = ControlServer(folder.control, folder.events, given)
         self._fd = self._server.fileno()
         loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
         loop.before_sleep(self._turn)

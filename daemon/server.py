@@ -84,7 +84,7 @@ class Server:
         self._desk = Desk(
             self._loop, self, self._catalog, self._vault, self._processes, self._fitting
         )
-        self._open_planes()
+        self._open_planes(given)
 
     # --- what an earlier daemon left -----------------------------------------------------
 
@@ -122,7 +122,7 @@ class Server:
     def _capture(self) -> State:
         return captured(self.incarnation, self._catalog, self._vault, self._sources)
 
-    def _open_planes(self) -> None:
+    def _open_planes(self, given: Given) -> None:
         settings = self._settings
         self._folder.create(0o711 if settings.attach_public else 0o700)
         self._attach_plane = AttachPlane(
@@ -132,8 +132,14 @@ class Server:
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
+            given=given.socket_at(self._folder.attach),
         )
-        self._admin_plane = AdminPlane(self._loop, self._folder, self._publisher.withdraw)
+        self._admin_plane = AdminPlane(
+            self._loop,
+            self._folder,
+            self._publisher.withdraw,
+            given.socket_at(self._folder.admin),
+        )
         self._control_plane = ControlPlane(
             self._loop,
             self._folder,
@@ -142,7 +148,11 @@ class Server:
             self._processes,
             self._admin_plane,
             self._publisher,
+            given.socket_at,
         )
+        for path, sock in given.sockets.items():
+            log.warning("the socket at %s, which the service manager gave, is not for us", path)
+            sock.close()
 
     # --- life ----------------------------------------------------------------------------
 
