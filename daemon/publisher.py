@@ -26,6 +26,7 @@ from weightd.errors import (
     WeightdError,
 )
 from weightd.ipc import protocol
+from weightd.ipc.fields import Engine
 from weightd.ipc.status import StagingStatus
 from weightd.weights.manifest import Manifest
 from weightd.weights.names import rules_of
@@ -210,7 +211,7 @@ class Publisher:
         when it has begun."""
         base = self._vault.get(self._catalog.model(name).live.uid)
         stamp = base.manifest.stamp
-        engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
+        engine = protocol.convert(stamp.get("asked", ""), Engine)
         version = self._catalog.stage_next(name)
         version.once = once
         order = self._order(name, version, file, engine, "keep_tensors" in stamp)
@@ -262,7 +263,7 @@ class Publisher:
         model: str,
         version: Version,
         file: OfferedFile | None,
-        engine: protocol.Engine,
+        engine: Engine,
         keep_tensors: bool,
     ) -> Order:
         return Order(

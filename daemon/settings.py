@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weightd.errors import SettingsError
-from weightd.ipc.protocol import Engine, ModelName
+from weightd.ipc.fields import Engine, ModelName
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months

@@ -17,6 +17,7 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol, seqpacket
 from weightd.ipc.channel import ControlClient
+from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 
 if TYPE_CHECKING:
@@ -272,8 +273,8 @@ def _opened(
     return os.fsencode(path.name).decode(errors="replace"), fds
 
 
-def _engine(name: str) -> protocol.Engine:
-    return protocol.convert(name, protocol.Engine)
+def _engine(name: str) -> Engine:
+    return protocol.convert(name, Engine)
 
 
 def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:
