@@ -22,7 +22,7 @@ import zmq
 
 from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
-from weightd.ipc.seqpacket import no_daemon
+from weightd.ipc.seqpacket import give_to_group, no_daemon
 
 _HIGH_WATER_MARK = 1000
 _BACKLOG = 4096
@@ -43,9 +43,11 @@ class Envelope:
 
 
 class ControlServer:
-    """The daemon's side. Owns both sockets and their names."""
+    """The daemon's side. Owns both sockets and their names. gid: of the group that may connect,
+    None for nobody but this user and root."""
 
-    def __init__(self, control: Path, events: Path) -> None:
+    def __init__(self, control: Path, events: Path, *, gid: int | None = None) -> None:
+        self._gid = gid
         self._paths = (control, events)
         self._context = zmq.Context()
         self._router = self._bind(zmq.ROUTER, control)
@@ -58,7 +60,7 @@ class ControlServer:
         sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
-        sock.setsockopt(zmq.USE_FD, _bound(path))
+        sock.setsockopt(zmq.USE_FD, _bound(path, self._gid))
         sock.bind(f"ipc://{path}")
         return sock
 
@@ -96,13 +98,16 @@ class ControlServer:
             path.unlink(missing_ok=True)
 
 
-def _bound(path: Path) -> int:
-    """A socket that listens at `path`, which only this user and root reach. libzmq's own bind would
-    need a umask, which is of all threads of the process."""
+def _bound(path: Path, gid: int | None) -> int:
+    """A socket that listens at `path`, which only this user, a group and root reach. libzmq's own
+    bind would need a umask, which is of all threads of the process."""
     path.unlink(missing_ok=True)  # of a daemon that was killed
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(os.fspath(path))
+        if gid is not None:
+            give_to_group(path, gid)
+            path.chmod(0o660)
         sock.listen(_BACKLOG)
         return sock.detach()
 

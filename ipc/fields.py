@@ -19,4 +19,11 @@ NameRules = Annotated[  # how names of a file become the model's: weights/names.
     tuple[Annotated[str, msgspec.Meta(max_length=2100, pattern=r"^[^\x00-\x1f]*\Z")], ...],
     msgspec.Meta(max_length=256),
 ]
+RuleText = Annotated[  # daemon/policy.py; names of users and groups are numbers by now
+    str,
+    msgspec.Meta(
+        pattern=r"^((uid|gid):[0-9]{1,10}|unit:[A-Za-z0-9:_.\\@-][A-Za-z0-9:_.\\@*-]{0,254})\Z"
+    ),
+]
+RuleTexts = Annotated[tuple[RuleText, ...], msgspec.Meta(max_length=256)]
 Pids = Annotated[tuple[Pid, ...], msgspec.Meta(max_length=MAX_PIDS)]

@@ -14,6 +14,7 @@ from weightd.ipc.fields import (
     NameRules,
     Pid,
     Pids,
+    RuleTexts,
     Text,
     Uint64,
     VersionNumber,
@@ -61,18 +62,31 @@ class Unload(Message, frozen=True):
 
 
 class Allow(Message, frozen=True):
-    """Whitelist living processes for a model; the answer is their handle."""
+    """Whitelist living processes for a model, whose handle is the answer; or let in all that fit a
+    rule."""
 
     model: ModelName
-    pids: Pids
+    pids: Pids = ()
+    rules: RuleTexts = ()
+
+
+class Deny(Message, frozen=True):
+    """Let nobody in who fits a rule, whoever else lets him in. lift: take such rules back."""
+
+    model: ModelName
+    rules: RuleTexts
+    lift: bool = False
+    kill: bool = False
 
 
 class Revoke(Message, frozen=True):
-    """End the right of processes (none named: all) to attach and to get new versions."""
+    """End the right of processes to attach and to get new versions, and of those that these rules
+    let in. Neither named: of all, and of all rules."""
 
     model: ModelName
     pids: Pids = ()
     kill: bool = False
+    rules: RuleTexts = ()
 
 
 class Publish(Message, frozen=True):
@@ -125,6 +139,7 @@ ControlRequest = (
     | Load
     | Unload
     | Allow
+    | Deny
     | Revoke
     | Publish
     | Update
@@ -171,20 +186,27 @@ class Live(Message, frozen=True):
 
 
 class Allowed(Message, frozen=True):
-    handle: Uint64
+    """handle: of the processes that were named, None when none was. notes: what keeps the rules
+    from letting anybody in."""
+
+    handle: Uint64 | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Revoked(Message, frozen=True):
-    """How many processes lost the right; which of them still hold memory; which were killed."""
+    """Which processes lost the right; which of them still hold memory; which were killed; which
+    rules were taken back."""
 
     pids: tuple[int, ...]
     still_mapped: tuple[int, ...]
     killed: tuple[int, ...]
     not_killed: tuple[str, ...]
+    rules: tuple[str, ...] = ()
 
 
 class DaemonStatus(Message, frozen=True):
-    """The answer to Status. models is by name; sizes in bytes, times in seconds."""
+    """The answer to Status. models is by name; sizes in bytes, times in seconds. deny: whom no
+    model lets in. notes: what an operator should look at."""
 
     pid: int
     incarnation: str
@@ -197,6 +219,8 @@ class DaemonStatus(Message, frozen=True):
     models: dict[str, ModelStatus]
     workers: tuple[WorkerStatus, ...]
     staging: tuple[StagingStatus, ...]
+    deny: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus
@@ -340,7 +364,7 @@ AttachReply = (
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, revoked, attached, switched, fell-back, detached, failed, stopping."""
+    allowed, denied, revoked, attached, switched, fell-back, detached, failed, stopping."""
 
     what: str
     model: str

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from weightd.errors import BrokenPeerError, DaemonTimeoutError, LimitError, NoDaemonError
+from weightd.errors import (
+    BrokenPeerError,
+    DaemonTimeoutError,
+    LimitError,
+    NoDaemonError,
+    SettingsError,
+)
 from weightd.ipc import linux
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 
@@ -119,9 +125,10 @@ class Connection:
 
 
 class Listener:
-    """A socket in the file system that accepts connections. Owns it and its name."""
+    """A socket in the file system that accepts connections. Owns it and its name. gid: of its
+    group, None for the process's own."""
 
-    def __init__(self, path: Path, *, mode: int, max_fds: int) -> None:
+    def __init__(self, path: Path, *, mode: int, max_fds: int, gid: int | None = None) -> None:
         self._path = path
         self._max_fds = max_fds
         path.unlink(missing_ok=True)  # of a daemon that was killed: the instance lock is ours
@@ -130,6 +137,8 @@ class Listener:
         self.stamps_senders = linux.stamp_senders(self.sock)
         os.fchmod(self.sock.fileno(), 0o600)  # of its name, too; a umask is of the whole process
         self.sock.bind(os.fspath(path))
+        if gid is not None:
+            give_to_group(path, gid)
         path.chmod(mode)
         self.sock.listen(_BACKLOG)
         self.sock.setblocking(False)
@@ -153,6 +162,17 @@ class Listener:
         if self.sock.fileno() >= 0:
             self.sock.close()
             self._path.unlink(missing_ok=True)
+
+
+def give_to_group(path: Path, gid: int) -> None:
+    """Make a socket a group's. SettingsError where this process may not: it is not a member."""
+    try:
+        os.chown(path, -1, gid)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot give {path} to group {gid}: {error.strerror}; the daemon's user must be a "
+            "member of control_group"
+        ) from error
 
 
 def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:

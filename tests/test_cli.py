@@ -21,7 +21,7 @@ HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
     "serve", "status", "events", "shutdown",
     "load", "publish", "update", "rollback", "cancel", "unload",
-    "allow", "revoke", "ps", "predict", "eval", "inspect", "convert",
+    "allow", "deny", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench",
 ]  # fmt: skip
 

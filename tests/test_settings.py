@@ -74,7 +74,7 @@ def test_a_wrong_value_is_refused_with_the_place_where_it_stands(values: dict[st
 
 
 def test_an_unknown_key_is_answered_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"`kep`.*the settings are: models, engine, keep,"):
+    with pytest.raises(SettingsError, match=r"`kep`.*the settings are: models, deny, admins,"):
         from_values({"kep": 2}, "weightd.toml")
 
 
