@@ -17,7 +17,7 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Lease, Version
 from weightd.daemon.policy import Guest, Kind, not_allowed
 from weightd.daemon.processes import ProcessTable
-from weightd.daemon.roles import Roles
+from weightd.daemon.roles import Roles, name_of
 from weightd.daemon.vault import Vault
 from weightd.daemon.visitor import Visitor
 from weightd.errors import BadRequestError, LimitError, RefusedError, UnknownModelError
@@ -71,10 +71,12 @@ class Desk:
     def serve(self, request: protocol.AttachRequest, visitor: Visitor) -> Answer:
         """Answer one request of the attach plane. What a worker reports is taken even from one who
         asks too often: a version that it does not hold any more would be kept else."""
+        peer = visitor.peer
         try:
-            self.count_request(visitor.peer)
-        except LimitError:
+            self.count_request(peer)
+        except LimitError as error:
             if isinstance(request, _QUESTIONS):
+                self._audit.refused(name_of(type(request)), error, pid=peer.pid, uid=peer.uid)
                 raise
         return self._serve(request, visitor)
 

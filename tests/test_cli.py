@@ -212,6 +212,7 @@ def test_users_groups_and_units_are_allowed_denied_and_revoked(lenet: Daemon) ->
     assert "lenet lets in uid:0 (root), gid:5" in status
     assert "lenet denies uid:1" in status
     assert "note: attach_public is off" in status
+    assert "attach_public is off" in cli.run("doctor").out
     model = cli.run("status", "--json").json()["models"]["lenet"]
     assert (model["allow"], model["deny"]) == (["uid:0", "gid:5", "unit:a@*.service"], ["uid:1"])
     lifted = cli.run("deny", "lenet", "--user", "1", "--lift", "--json").json()

@@ -11,10 +11,7 @@ USER, OTHER = 1000, 1001
 
 def count(requests: Requests, uid: int, now_s: float, *, is_admin: bool = False) -> int:
     """How many requests the user may make at this moment."""
-    made = 0
-    while requests.take(uid, now_s, is_admin=is_admin):
-        made += 1
-    return made
+    return sum(requests.take(uid, now_s, is_admin=is_admin) for _ in range(10_000))
 
 
 def test_a_user_has_so_many_requests_a_second_and_two_seconds_at_once() -> None:
