@@ -56,6 +56,8 @@ class Catalog:
         self._versions_held = versions_held
         self.settled = dict(settled or {})
         self.deny = deny
+        self._kinds: frozenset[Kind] = frozenset()  # that rules ask for, at this revision:
+        self._kinds_at = -1
         self._last_lease = 0
         self._staged: dict[str, Version] = {}
         self._awaited: set[int] = set()  # uids of versions whose workers may come back
@@ -276,7 +278,10 @@ class Catalog:
 
     def asked_kinds(self) -> frozenset[Kind]:
         """What some rule, of whichever model, needs to know of a process that attaches."""
-        return frozenset().union(*(self.rules_of(model).kinds for model in self.models.values()))
+        if self._kinds_at != self.revision:
+            kinds = (self.rules_of(model).kinds for model in self.models.values())
+            self._kinds, self._kinds_at = frozenset().union(*kinds), self.revision
+        return self._kinds
 
     def whitelisted(self) -> set[Key]:
         """Every process that some model lets in."""

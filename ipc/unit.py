@@ -5,6 +5,7 @@ what a user's own manager starts (user.slice/user-1000.slice/user@1000.service/e
 user@1000.service, whatever it calls itself: a path below system.slice is root's to make.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,9 @@ class Membership:
 def unit_of(process: Process, proc: Path = PROC) -> Membership:
     """The unit of a process that is held by its pidfd. That it lives after the reading proves that
     what was read is its own, and not of another process with its number."""
-    path = proc / str(process.pid) / "cgroup"
+    path = f"{proc}/{process.pid}/cgroup"
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_NBYTES).decode("utf-8", "replace")
+        text = _read(path)
     except FileNotFoundError:
         hint = "is /proc mounted with hidepid, or ProtectProc= set?"
         return Membership(fault=f"the daemon does not see {path} ({hint})")
@@ -49,6 +49,15 @@ def blindness(proc: Path = PROC) -> str:
     except OSError as error:
         return f"the daemon cannot read {path}: {error.strerror} (hidepid, or ProtectProc=)"
     return ""
+
+
+def _read(path: str) -> str:
+    """Not by pathlib and open(), which take longer than the kernel: a worker waits for this."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _MAX_NBYTES).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
 
 
 def unit_in(text: str) -> Membership:
