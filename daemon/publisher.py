@@ -18,7 +18,7 @@ from weightd.daemon.model import Action, Version
 from weightd.daemon.room import Room
 from weightd.daemon.settings import Settings
 from weightd.daemon.sources import Sources, is_worth_keeping
-from weightd.daemon.staging import Filled, Order, Outcome, Staging
+from weightd.daemon.staging import Filled, Order, Outcome, Staging, check_same
 from weightd.daemon.vault import Vault
 from weightd.errors import (
     LimitError,
@@ -29,7 +29,6 @@ from weightd.errors import (
 from weightd.ipc import protocol
 from weightd.ipc.fields import Engine
 from weightd.ipc.status import StagingStatus
-from weightd.weights.manifest import Manifest
 from weightd.weights.names import rules_of
 
 log = logging.getLogger("weightd.publisher")
@@ -377,7 +376,7 @@ class Publisher:
         try:
             self._room.claim(order.model, running.asker.uid, new.nbytes)
             if order.is_same and not running.is_dry:
-                _check_same(outcome.manifest, order)
+                check_same(outcome.manifest, order)
         except WeightdError:
             new.close()
             raise
@@ -398,14 +397,3 @@ def _live(order: Order, filled: Filled) -> protocol.Live:
 def _close(file: OfferedFile | None) -> None:
     if file is not None:
         file.close()
-
-
-def _check_same(manifest: Manifest, order: Order) -> None:
-    """StagingError unless the file still gave the weights that the live version has."""
-    assert order.base is not None
-    live = order.base.manifest
-    if manifest.stamp.get("weights", "") != live.stamp.get("weights"):
-        raise StagingError(
-            f"{order.file_name} has other weights now than when version {live.version} of "
-            f"{order.model!r} was made from it"
-        )

@@ -309,3 +309,14 @@ def _adopt_read_only(fd: int) -> Segment:
     except BaseException:
         os.close(read_only)
         raise
+
+
+def check_same(manifest: Manifest, order: Order) -> None:
+    """StagingError unless the file still gave the weights that the live version has."""
+    assert order.base is not None
+    live = order.base.manifest
+    if manifest.stamp.get("weights", "") != live.stamp.get("weights"):
+        raise StagingError(
+            f"{order.file_name} has other weights now than when version {live.version} of "
+            f"{order.model!r} was made from it"
+        )
