@@ -22,7 +22,7 @@ import zmq
 
 from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
-from weightd.ipc.seqpacket import no_daemon
+from weightd.ipc.seqpacket import give_to_group, no_daemon
 
 _HIGH_WATER_MARK = 1000
 _BACKLOG = 4096
@@ -46,9 +46,18 @@ Sockets = Callable[[Path], socket.socket | None]  # what a service manager liste
 
 
 class ControlServer:
-    """The daemon's side. Owns both sockets, and their names but for those of `given` ones."""
+    """The daemon's side. Owns both sockets, and their names but for those of `given` ones. gid: of
+    the group that may connect, None for nobody but this user and root."""
 
-    def __init__(self, control: Path, events: Path, given: Sockets = lambda _: None) -> None:
+    def __init__(
+        self,
+        control: Path,
+        events: Path,
+        *,
+        gid: int | None = None,
+        given: Sockets = lambda _: None,
+    ) -> None:
+        self._gid = gid
         self._names: list[Path] = []
         self._context = zmq.Context()
         self._router = self._bind(zmq.ROUTER, control, given(control))
@@ -63,7 +72,8 @@ class ControlServer:
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
         if given is None:
             self._names.append(path)
-        sock.setsockopt(zmq.USE_FD, _bound(path) if given is None else given.detach())
+        fd = _bound(path, self._gid) if given is None else given.detach()
+        sock.setsockopt(zmq.USE_FD, fd)
         sock.bind(f"ipc://{path}")
         return sock
 
@@ -101,13 +111,16 @@ class ControlServer:
             name.unlink(missing_ok=True)
 
 
-def _bound(path: Path) -> int:
-    """A socket that listens at `path`, which only this user and root reach. libzmq's own bind would
-    need a umask, which is of all threads of the process."""
+def _bound(path: Path, gid: int | None) -> int:
+    """A socket that listens at `path`, which only this user, a group and root reach. libzmq's own
+    bind would need a umask, which is of all threads of the process."""
     path.unlink(missing_ok=True)  # of a daemon that was killed
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(os.fspath(path))
+        if gid is not None:
+            give_to_group(path, gid)
+            path.chmod(0o660)
         sock.listen(_BACKLOG)
         return sock.detach()
 

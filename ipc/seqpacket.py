@@ -126,10 +126,17 @@ class Connection:
 
 class Listener:
     """A socket in the file system that accepts connections. Owns it and its name, unless it was
-    `given` by a service manager, whose the name is then, with its mode."""
+    `given` by a service manager, whose the name is then, with its mode. gid: of its group, None for
+    the process's own."""
 
     def __init__(
-        self, path: Path, *, mode: int, max_fds: int, given: socket.socket | None = None
+        self,
+        path: Path,
+        *,
+        mode: int,
+        max_fds: int,
+        gid: int | None = None,
+        given: socket.socket | None = None,
     ) -> None:
         self._name = path if given is None else None
         self._max_fds = max_fds
@@ -139,6 +146,8 @@ class Listener:
         self.refuses_descriptors = max_fds == 0 and linux.refuse_descriptors(self.sock)
         self.stamps_senders = linux.stamp_senders(self.sock)
         if given is None:
+            if gid is not None:
+                give_to_group(path, gid)
             path.chmod(mode)
             self.sock.listen(_BACKLOG)
         self.sock.setblocking(False)
@@ -172,6 +181,17 @@ def _named(path: Path) -> socket.socket:
     os.fchmod(sock.fileno(), 0o600)  # of its name, too; a umask is of the whole process
     sock.bind(os.fspath(path))
     return sock
+
+
+def give_to_group(path: Path, gid: int) -> None:
+    """Make a socket a group's. SettingsError where this process may not: it is not a member."""
+    try:
+        os.chown(path, -1, gid)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot give {path} to group {gid}: {error.strerror}; the daemon's user must be a "
+            "member of control_group"
+        ) from error
 
 
 def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:
