@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from xxhash import xxh3_128_digest
+
+from weightd.errors import DamagedError
 from weightd.ipc.segment import Segment
 from weightd.weights.entries import Blob, TensorEntry
 from weightd.weights.manifest import read_manifest
@@ -28,7 +31,16 @@ class LiveVersion:
     def graph(self) -> bytes | None:
         """The original graph without its weights; None for a version without one."""
         blob = self.manifest.source_graph
-        return None if blob is None else bytes(self.bytes_of(blob))
+        if blob is None:
+            return None
+        content = bytes(self.bytes_of(blob))
+        if blob.digest and xxh3_128_digest(content) != blob.digest:
+            raise DamagedError(
+                f"the graph of {self.manifest.model!r} version {self.manifest.version} is not in "
+                "memory as it was published; publish a file that has the graph, or unload the "
+                "model and load it again"
+            )
+        return content
 
     def __enter__(self) -> Self:
         return self
