@@ -24,6 +24,7 @@ from weightd.daemon.model import (
 from weightd.errors import (
     BadHandleError,
     BusyError,
+    DamagedError,
     IllegalTransitionError,
     LimitError,
     ModelExistsError,
@@ -69,6 +70,22 @@ class Catalog:
                 f"{', '.join(map(str, sorted(model.versions)))} (live: {model.live.number})"
             ) from None
 
+    def held(self) -> list[tuple[str, Version]]:
+        """Every version that has memory, with its model's name; those of unloaded models too that
+        workers still map."""
+        models = {id(lease.model): lease.model for lease in self.leases.values()}
+        models |= {id(model): model for model in self.models.values()}
+        return [(m.name, version) for m in models.values() for version in m.versions.values()]
+
+    def mark_damaged(self, uid: int, damage: str) -> list[int]:
+        """What of a version in memory is not as it was published. Returns the PIDs of the workers
+        that map it."""
+        for _, version in self.held():
+            if version.uid == uid:
+                version.damage = damage
+                return sorted(self.leases[lease].pid for lease in version.leases)
+        return []
+
     def stage_new(self, name: str) -> Version:
         """Begin to load a model that is not there yet."""
         if name in self.models:
@@ -112,7 +129,13 @@ class Catalog:
             number = self._previously_live(model)
         if number == model.live.number:
             raise IllegalTransitionError(f"version {number} of {name!r} is live already")
-        return self._make_live(model, self.version(name, number), Event.ROLLBACK)
+        version = self.version(name, number)
+        if version.damage:
+            raise DamagedError(
+                f"version {number} of {name!r} is damaged in memory: {version.damage}; publish its "
+                "weights again, or roll back to another"
+            )
+        return self._make_live(model, version, Event.ROLLBACK)
 
     def _previously_live(self, model: Model) -> int:
         for number in reversed(model.was_live[:-1]):

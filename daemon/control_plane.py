@@ -4,7 +4,7 @@ catalog's; who sent it is the kernel's word."""
 import logging
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, assert_never
@@ -16,6 +16,7 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.scrubbing import Scrubbing
 from weightd.errors import BusyError, RefusedError, WeightdError, to_wire
 from weightd.ipc import protocol
 from weightd.ipc.channel import ControlServer, Envelope
@@ -59,6 +60,7 @@ class ControlPlane:
         processes: ProcessTable,
         admin_plane: AdminPlane,
         publisher: Publisher,
+        scrubbing: Scrubbing,
     ) -> None:
         self._loop = loop
         self._house = house
@@ -66,6 +68,7 @@ class ControlPlane:
         self._processes = processes
         self._admin_plane = admin_plane
         self._publisher = publisher
+        self._scrubbing = scrubbing
         self._server = ControlServer(folder.control, folder.events)
         self._fd = self._server.fileno()
         loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
@@ -102,6 +105,16 @@ class ControlPlane:
     def _reply(self, envelope: Envelope, message: protocol.Message) -> None:
         self._server.reply(envelope, protocol.encode(message))
 
+    def _answer_to(self, envelope: Envelope) -> Callable[[protocol.Message | WeightdError], None]:
+        """What sends the one answer to a request that takes its time."""
+
+        def answer(result: protocol.Message | WeightdError) -> None:
+            if isinstance(result, WeightdError):
+                result = protocol.Failed(*to_wire(result))
+            self._reply(envelope, result)
+
+        return answer
+
     def _check_role(self, request: protocol.ControlRequest, uid: int) -> None:
         name = getattr(request, "model", None)
         owner = None
@@ -136,6 +149,10 @@ class ControlPlane:
                 return live
             case protocol.Cancel():
                 self._publisher.cancel(request.model, f"by process {envelope.pid}")
+            case protocol.Verify():
+                on_progress = partial(self._reply, envelope)
+                self._scrubbing.verify(request.model, on_progress, self._answer_to(envelope))
+                return None  # the answer comes when all is compared
             case protocol.Status():
                 return self._house.status()
             case protocol.Shutdown():
@@ -157,10 +174,7 @@ class ControlPlane:
             envelope.uid,
             request.ticket,
             on_progress=partial(self._reply, envelope),
-            answer=lambda result: self._reply(
-                envelope,
-                protocol.Failed(*to_wire(result)) if isinstance(result, WeightdError) else result,
-            ),
+            answer=self._answer_to(envelope),
         )
         match request:
             case protocol.Load():

@@ -69,12 +69,14 @@ Action = Notify | TellRevoked | Free
 @dataclass(eq=False)
 class Version:
     """One immutable set of weights. uid is unique in the daemon's life: unlike (name, number),
-    it does not come again when a model is unloaded and another of its name is loaded."""
+    it does not come again when a model is unloaded and another of its name is loaded. damage: what
+    of it in memory is not as it was published, or ''."""
 
     uid: int
     number: int
     state: VersionState = VersionState.STAGED
     leases: set[int] = field(default_factory=set)
+    damage: str = ""
 
     def apply(self, event: Event) -> None:
         try:

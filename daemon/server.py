@@ -23,6 +23,7 @@ from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
 from weightd.daemon.report import model_status, worker_status
+from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings
 from weightd.daemon.vault import Vault
 from weightd.errors import WeightdError
@@ -52,6 +53,7 @@ class Server:
         self._vault = Vault()
         self._processes = ProcessTable(self._loop, self._process_ended)
         self._publisher = Publisher(self._loop, self._catalog, self._vault, settings, self)
+        self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
         self._desk = Desk(
             self._loop, self, self._catalog, self._vault, self._processes, self._fitting
@@ -78,6 +80,7 @@ class Server:
             self._processes,
             self._admin_plane,
             self._publisher,
+            self._scrubbing,
         )
 
     # --- life ----------------------------------------------------------------------------
@@ -112,6 +115,7 @@ class Server:
             self._identity,
             "in threads" if self._attach_plane.reads_in_threads else "in the loop",
         )
+        self._scrubbing.start()
         try:
             self._loop.run()
         finally:
@@ -129,11 +133,12 @@ class Server:
         self.is_stopping = True
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
+        self._scrubbing.stop()
         self._attach_plane.say_goodbye(f"the daemon stops ({reason})")
         self._stop_when_idle(time.monotonic() + _DRAIN_S)
 
     def _stop_when_idle(self, deadline_s: float) -> None:
-        if self._publisher.is_idle:
+        if self._publisher.is_idle and self._scrubbing.is_idle:
             self._loop.stop()
         elif time.monotonic() > deadline_s:  # one in an uninterruptible read, on a dead NFS say
             log.error("a stager cannot be ended; stopping without waiting for it")
@@ -172,6 +177,7 @@ class Server:
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
                     self._publisher.freed(uid)
+                    self._scrubbing.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:
                     assert_never(action)
@@ -216,4 +222,6 @@ class Server:
             models={name: model_status(m, self._vault) for name, m in self._catalog.models.items()},
             workers=tuple(worker_status(lease, self._desk.since_s[lease.id]) for lease in leases),
             staging=self._publisher.status(),
+            damaged_versions=self._scrubbing.damaged_versions,
+            scrubbed_nbytes=self._scrubbing.scrubbed_nbytes,
         )

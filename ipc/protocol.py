@@ -11,7 +11,7 @@ import msgpack
 import msgspec
 
 from weightd.errors import BadRequestError
-from weightd.ipc.status import ModelStatus, StagingStatus, WorkerStatus
+from weightd.ipc.status import ModelStatus, StagingStatus, VersionCheck, WorkerStatus
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm  # a type or a union of types, as a value
@@ -110,6 +110,13 @@ class Cancel(Message, frozen=True):
     model: ModelName
 
 
+class Verify(Message, frozen=True):
+    """Compare what this model's versions (none named: all that are held) have in memory with their
+    digests, now and at full speed. Progress comes before the reply."""
+
+    model: ModelName | None = None
+
+
 class Status(Message, frozen=True):
     """What the daemon holds, and for whom."""
 
@@ -128,6 +135,7 @@ ControlRequest = (
     | Update
     | Rollback
     | Cancel
+    | Verify
     | Status
     | Shutdown
 )
@@ -151,7 +159,7 @@ class Done(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """A load or publish goes on. Any number of these come before the final reply."""
+    """A load, publish or verify goes on. Any number of these come before the final reply."""
 
     step: str
     done: Uint64
@@ -181,8 +189,15 @@ class Revoked(Message, frozen=True):
     not_killed: tuple[str, ...]
 
 
+class Verified(Message, frozen=True):
+    """The answer to Verify: one entry for each version."""
+
+    versions: tuple[VersionCheck, ...]
+
+
 class DaemonStatus(Message, frozen=True):
-    """The answer to Status. models is by name; sizes in bytes, times in seconds."""
+    """The answer to Status. models is by name; sizes in bytes, times in seconds. damaged_versions:
+    how many of those held now are marked; scrubbed_nbytes: read and compared since the start."""
 
     pid: int
     incarnation: str
@@ -195,9 +210,13 @@ class DaemonStatus(Message, frozen=True):
     models: dict[str, ModelStatus]
     workers: tuple[WorkerStatus, ...]
     staging: tuple[StagingStatus, ...]
+    damaged_versions: int = 0
+    scrubbed_nbytes: int = 0
 
 
-ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus
+ControlReply = (
+    Failed | YourPid | Done | Progress | Live | Allowed | Revoked | Verified | DaemonStatus
+)
 
 # --- admin socket: files come as descriptors ---------------------------------------------
 
@@ -324,7 +343,7 @@ AttachReply = Failed | YourPid | Granted | Fetched | Notice | Revocation | Unhel
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, revoked, attached, switched, fell-back, detached, failed, stopping."""
+    allowed, revoked, attached, switched, fell-back, detached, failed, corrupt, stopping."""
 
     what: str
     model: str

@@ -23,6 +23,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
         protocol.Update("m", 1),
         protocol.Rollback("m"),
         protocol.Cancel("m"),
+        protocol.Verify("m"),
         protocol.Shutdown(),
     )
 }
@@ -75,3 +76,9 @@ def test_a_refusal_says_whose_right_it_is() -> None:
         check(REQUESTS[protocol.Allow], OTHER, None, ADMINS)
     with pytest.raises(RoleError, match=r"shutdown is for admins \(uid 0, 900\); uid 1000"):
         check(REQUESTS[protocol.Shutdown], OWNER, None, ADMINS)
+
+
+def test_to_verify_everything_is_for_admins() -> None:
+    check(protocol.Verify(), DAEMON, None, ADMINS)
+    with pytest.raises(RoleError):
+        check(protocol.Verify(), OWNER, None, ADMINS)

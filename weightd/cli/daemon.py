@@ -11,7 +11,7 @@ from weightd.cli.screen import print_json, print_line, print_table, size
 
 if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus, Event
-    from weightd.ipc.status import ModelStatus, StagingStatus
+    from weightd.ipc.status import ModelStatus, StagingStatus, VersionStatus
 
 _MODEL_COLUMNS = (
     "model",
@@ -44,6 +44,9 @@ def status(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     for model in found.models.values():
         if model.note:
             print_line(f"{model.name}: {model.note}")
+        for version in model.versions:
+            if version.damage:
+                print_line(f"{model.name} version {version.number} is damaged: {version.damage}")
     if found.staging:
         print_table(("staging", "stager>", "step", "done>"), map(_staging_row, found.staging))
 
@@ -59,7 +62,7 @@ def _print_daemon(found: "DaemonStatus") -> None:
 
 
 def _model_row(model: "ModelStatus") -> tuple[str, ...]:
-    states = ", ".join(f"{v.number} {v.state.lower()}" for v in model.versions)
+    states = ", ".join(map(_state, model.versions))
     return (
         model.name,
         states,
@@ -70,6 +73,10 @@ def _model_row(model: "ModelStatus") -> tuple[str, ...]:
         model.engine or "-",
         model.source,
     )
+
+
+def _state(version: "VersionStatus") -> str:
+    return f"{version.number} {version.state.lower()}" + " damaged" * bool(version.damage)
 
 
 def _staging_row(staging: "StagingStatus") -> tuple[str, ...]:
