@@ -64,14 +64,15 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
         allow_memory(raw_nbytes)
         draft = msgspec.structs.replace(_draft(job, source, live), renamed=renamed)
         updated = sources.updated_of(source)
-        writer = resources.enter_context(Writer(job, report, live))
+        lent = None if job.is_alone else live  # what may be used again, or switched from in place
+        writer = resources.enter_context(Writer(job, report, lent))
         graph = source.graph or (live.graph if live else None)
         if graph is None:
             unsealed = writer.fill(draft, source=source, updated=updated)
             digest = sources.digest_of_stored(unsealed.manifest)
             return writer.seal(unsealed, sources.origin(_manifest(live), here, digest))
         memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}")
-        task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(live))
+        task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(lent))
         raw = RawTensors(source, report)
         draft = msgspec.structs.replace(draft, parameters=_digested(draft.parameters, raw))
         if source.graph is None and live is not None:

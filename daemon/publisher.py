@@ -13,9 +13,10 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
 from weightd.daemon.sources import Sources
-from weightd.daemon.staging import Order, Outcome, Staging
+from weightd.daemon.staging import Filled, Order, Outcome, Staging
 from weightd.daemon.vault import Vault
 from weightd.errors import (
+    DamagedError,
     InsufficientMemoryError,
     LimitError,
     StagingError,
@@ -106,7 +107,7 @@ class Publisher:
         with ExitStack() as on_error:
             on_error.callback(offered.close)
             self._check_room()
-            changes = {"names": request.names}
+            changes = {"names": request.names, "is_alone": self._is_damaged(request.model)}
             self._stage_next(request.model, offered, asker, request.dry_run, on_error, changes)
 
     def update(self, request: protocol.Update, offered: OfferedFile, asker: Asker) -> None:
@@ -115,6 +116,7 @@ class Publisher:
         with ExitStack() as on_error:
             on_error.callback(offered.close)
             self._check_room()
+            self._check_whole(request.model)
             live = self._catalog.model(request.model).live
             names = rules_of(self._vault.get(live.uid).manifest.stamp)
             file = self._duplicate_of(request.model, live, on_error)
@@ -132,6 +134,7 @@ class Publisher:
             raise StagingError("its original tensors are there already")
         if self._sources.get(model.live.uid) is None:
             raise StagingError("its weights did not come from a file that could be read again")
+        self._check_whole(name)
         asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
         with ExitStack() as on_error:
             self._check_room()
@@ -222,6 +225,19 @@ class Publisher:
         if len(self._running) >= _MAX_STAGERS:
             raise LimitError(f"{_MAX_STAGERS} models are being staged already; try again later")
 
+    def _is_damaged(self, name: str) -> bool:
+        """Whether wrong bytes were found in a segment of the live version."""
+        return not self._vault.is_trusted(self._vault.get(self._catalog.model(name).live.uid))
+
+    def _check_whole(self, name: str) -> None:
+        """DamagedError when the live version is no ground to build on."""
+        if self._is_damaged(name):
+            raise DamagedError(
+                f"the live version of {name!r} uses memory in which wrong bytes were found "
+                f"(`weightd status`): nothing is built on it; publish a full set of weights "
+                f"(`weightd publish {name} FILE`), which shares nothing with it"
+            )
+
     def _order(
         self,
         model: str,
@@ -289,6 +305,7 @@ class Publisher:
         with ExitStack() as unused:
             unused.callback(new.close)
             self._check_budget(order.model, new.nbytes)
+            self._check_shared(order.model, outcome)
             if running.is_dry:
                 self._catalog.abort(order.model)
                 self._release(order, running.version)
@@ -316,6 +333,15 @@ class Publisher:
         if nbytes and order.base is not None:
             number = order.base.manifest.version
             self._host.emit("freed", order.model, number, 0, f"{nbytes} bytes")
+
+    def _check_shared(self, model: str, staged: Filled) -> None:
+        """Wrong bytes may have been found while it was staged."""
+        if not self._vault.is_trusted(staged):
+            raise DamagedError(
+                f"wrong bytes were found meanwhile in memory that {model!r} version "
+                f"{staged.manifest.version} would share; publish again, in full: it then shares "
+                "nothing"
+            )
 
     def _check_budget(self, model: str, nbytes: int) -> None:
         """Others may have been staged at the same time, each within what was left then."""
