@@ -110,6 +110,10 @@ class Desk:
         # Told after the answer: the worker waits for this one.
         told = partial(self._house.emit, "attached", lease.model.name, lease.version, peer.pid)
         self._loop.call_soon(told)
+        if request.held and request.incarnation == self._house.incarnation:
+            held = self._catalog.resume(lease.id, request.held)
+            if held:
+                return protocol.Resumed(lease.model.live.number, tuple(held)), ()
         return self._grant(lease.id, lease.model.live)
 
     def _grant(self, lease: int, version: Version) -> Answer:

@@ -10,7 +10,7 @@ Pure data with the rules that concern one of them alone.
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from weightd.errors import IllegalTransitionError
+from weightd.errors import DamagedError, IllegalTransitionError
 from weightd.ipc.peer import Key
 
 
@@ -68,14 +68,15 @@ Action = Notify | TellRevoked | Free
 
 @dataclass(eq=False)
 class Version:
-    """One immutable set of weights. uid is unique in the daemon's life: unlike (name, number),
-    it does not come again when a model is unloaded and another of its name is loaded. damage: what
-    of it in memory is not as it was published, or ''."""
+    """One immutable set of weights. uid is unique in the incarnation: unlike (name, number),
+    it does not come again when a model is unloaded and another of its name is loaded. once: of the
+    request that it came from. damage: what of it in memory is not as it was published, or ''."""
 
     uid: int
     number: int
     state: VersionState = VersionState.STAGED
     leases: set[int] = field(default_factory=set)
+    once: int = 0
     damage: str = ""
 
     def apply(self, event: Event) -> None:
@@ -85,6 +86,13 @@ class Version:
             raise IllegalTransitionError(
                 f"version {self.number} is {self.state.name}: it cannot take {event.name}"
             ) from None
+
+    def check_whole(self, model: str) -> None:
+        if self.damage:
+            raise DamagedError(
+                f"version {self.number} of {model!r} is damaged in memory: {self.damage}; publish "
+                "its weights again, or roll back to another"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ class Grant:
 
 @dataclass(eq=False)
 class Model:
-    """A name with versions. `was_live` lists the numbers in the order they were last live."""
+    """A name with versions. `was_live` lists the numbers in the order they were last live.
+    last_rollback: `once` of the request for it."""
 
     name: str
     owner_uid: int
@@ -106,6 +115,7 @@ class Model:
     was_live: list[int] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
     is_loaded: bool = True
+    last_rollback: int = 0
 
     @property
     def live(self) -> Version:

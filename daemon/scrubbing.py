@@ -14,6 +14,7 @@ from typing import Protocol
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.check import SCRUBBER, Check, Subject, described
+from weightd.daemon.damage import held, mark
 from weightd.daemon.loop import Loop, Timer
 from weightd.daemon.model import Version
 from weightd.daemon.settings import Settings
@@ -78,7 +79,7 @@ class Scrubbing:
     @property
     def damaged_versions(self) -> int:
         """How many of the versions held now are marked."""
-        return sum(bool(version.damage) for _, version in self._catalog.held())
+        return sum(bool(version.damage) for _, version in held(self._catalog))
 
     @property
     def scrubbed_nbytes(self) -> int:
@@ -114,12 +115,12 @@ class Scrubbing:
         self._timer = None if self._is_stopped else self._loop.call_later(delay_s, callback)
 
     def _begin_round(self) -> None:
-        subjects = [self._subject(name, version) for name, version in self._catalog.held()]
+        subjects = [self._subject(name, version) for name, version in held(self._catalog)]
         self._go_round(subjects)
 
     def _go_round(self, subjects: list[Subject]) -> None:
-        held = {version.uid for _, version in self._catalog.held()}
-        subjects = [subject for subject in subjects if subject.uid in held]
+        uids = {version.uid for _, version in held(self._catalog)}
+        subjects = [subject for subject in subjects if subject.uid in uids]
         if all(subject.is_done for subject in subjects):
             self._wait(self._settings.scrub_pause_s, self._begin_round)
             return
@@ -155,7 +156,7 @@ class Scrubbing:
         """Check one model's versions now, or all that is held. One request at a time."""
         if self._request is not None:
             raise BusyError("another verify runs; wait for its end, then ask again")
-        versions = self._catalog.held()
+        versions = held(self._catalog)
         if name is not None:
             versions = [(name, v) for v in self._catalog.model(name).versions.values()]
         subjects = [self._subject(model, version) for model, version in versions]
@@ -215,7 +216,7 @@ class Scrubbing:
         flaws.add(place)
         self._vault.distrust(subject.uid, flaw.segment)
         others = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
-        pids = self._catalog.mark_damaged(subject.uid, subject.damage + others)
+        pids = mark(self._catalog, subject.uid, subject.damage + others)
         log.error(
             "%s version %d is damaged in memory: %s. Workers that map it: %s. They go on; publish "
             "its weights again, which shares nothing with it, or unload it",

@@ -13,35 +13,47 @@ from typing import assert_never
 
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
+from weightd.daemon.adoption import Adopted, adopt
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.control_plane import ControlPlane
 from weightd.daemon.desk import Desk
+from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.record import STATE, Record
 from weightd.daemon.report import model_status, worker_status
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings
-from weightd.daemon.vault import Vault
+from weightd.daemon.sources import Sources, file_name, folder_name
+from weightd.daemon.state import State, captured
+from weightd.daemon.vault import Vault, segment_name
+from weightd.daemon.vitals import Vitals
 from weightd.errors import WeightdError
 from weightd.ipc import protocol
+from weightd.ipc.manager import Given, Manager
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.slots import Slots
 
 log = logging.getLogger("weightd.daemon")
 
 _DRAIN_S = 10.0
+_RETURN_S = 10.0  # how long what only workers hold waits for them after the daemon's own absence
 
 
 class Server:
     """One daemon on one runtime folder, whose lock the caller holds. Owns everything else."""
 
-    def __init__(self, folder: RuntimeFolder, settings: Settings) -> None:
+    def __init__(
+        self, folder: RuntimeFolder, settings: Settings, given: Given | None = None
+    ) -> None:
+        """given: what the service manager gave this process, with what an earlier daemon left."""
+        given = given or Given()
         self.is_stopping = False
-        self.incarnation = secrets.token_hex(8)
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
@@ -50,15 +62,67 @@ class Server:
         self._to_load: list[tuple[str, OfferedFile]] = []
         self._loop = Loop()
         self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
-        self._vault = Vault()
+        self._manager = Manager(given.notify)
+        self._store = FdStore(self._loop, given, self._manager)
+        self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
+        self._sources = Sources(lambda key: self._store.drop([file_name(key), folder_name(key)]))
         self._processes = ProcessTable(self._loop, self._process_ended)
-        self._publisher = Publisher(self._loop, self._catalog, self._vault, settings, self)
+        self._publisher = Publisher(
+            self._loop,
+            self._catalog,
+            self._vault,
+            self._sources,
+            self._store,
+            settings,
+            self,
+        )
+        adopted = adopt(given.stored)
+        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self._record = Record(self._slots(adopted), self._capture)
+        self._take_over(adopted)
+        self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
         self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
         self._desk = Desk(
             self._loop, self, self._catalog, self._vault, self._processes, self._fitting
         )
         self._open_planes()
+
+    # --- what an earlier daemon left -----------------------------------------------------
+
+    def _slots(self, adopted: Adopted) -> Slots | None:
+        """Where the state is written for the next daemon; None when there is no fd store."""
+        if adopted.slots is not None or not self._store.kind:
+            return adopted.slots
+        self._store.drop([STATE])
+        slots = Slots.new("weightd.state")
+        self._store.park({STATE: slots.fileno()})
+        return slots
+
+    def _take_over(self, adopted: Adopted) -> None:
+        self._catalog.adopt(adopted.models, adopted.last_uid)
+        for uid, filled in adopted.versions.items():
+            self._vault.put(uid, filled)
+        for uid, offered in adopted.sources.items():
+            self._sources.keep(uid, offered)
+        for process in adopted.processes:
+            self._processes.watch(process)
+        self._store.drop(adopted.unused)
+        for refused in adopted.refused:
+            log.error("not adopted: %s", refused)
+        for model in adopted.models:
+            numbers = ", ".join(map(str, sorted(model.versions)))
+            log.info("adopted %s: versions %s, live %d", model.name, numbers, model.live.number)
+        self.perform([])
+        if adopted.models:
+            returned = partial(self._loop.call_later, _RETURN_S, self._all_returned)
+            self._loop.call_soon(returned)
+
+    def _all_returned(self) -> None:
+        self.perform(self._catalog.everybody_returned())
+
+    def _capture(self) -> State:
+        return captured(self.incarnation, self._catalog, self._vault, self._sources)
 
     def _open_planes(self) -> None:
         settings = self._settings
@@ -116,6 +180,7 @@ class Server:
             "in threads" if self._attach_plane.reads_in_threads else "in the loop",
         )
         self._scrubbing.start()
+        self._vitals.begin()
         try:
             self._loop.run()
         finally:
@@ -131,6 +196,7 @@ class Server:
             return
         log.info("stopping: %s", reason)
         self.is_stopping = True
+        self._vitals.stopping()
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
         self._scrubbing.stop()
@@ -153,8 +219,11 @@ class Server:
         self._admin_plane.close()
         self._control_plane.close()
         self._processes.close()
-        self._publisher.close()
+        self._sources.close()
         self._vault.close()
+        self._record.close()
+        self._store.close()
+        self._manager.close()
         self._loop.close()
 
     def let_go_in_child(self) -> None:
@@ -165,9 +234,21 @@ class Server:
         self._admin_plane.let_go_in_child()
         self._vault.close()
 
+    def _line(self) -> str:
+        models = self._catalog.models.values()
+        versions = sum(len(model.versions) for model in models)
+        mib = self._vault.nbytes / 2**20
+        return (
+            f"{len(models)} models, {versions} versions, {mib:,.0f} MiB shared, "
+            f"{len(self._catalog.leases)} workers"
+        )
+
     # --- actions -------------------------------------------------------------------------
 
     def perform(self, actions: list[Action]) -> None:
+        """Carry out what the catalog decided. It is written down first: a successor of a daemon
+        that dies in here finds what others may have heard of."""
+        self._record.commit(self._catalog.revision)
         for action in actions:
             match action:
                 case Notify(lease, version):
@@ -176,7 +257,7 @@ class Server:
                     self._attach_plane.tell(lease, protocol.Revocation(reason))
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
-                    self._publisher.freed(uid)
+                    self._sources.drop(uid)
                     self._scrubbing.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:

@@ -7,6 +7,7 @@ import pytest
 from xxhash import xxh3_128_digest
 
 from tests.scrub import FAST, KIB, House, plain, running_house, sealed
+from weightd.daemon.damage import mark
 from weightd.daemon.scrubber import MAX_FLAWS
 from weightd.daemon.staging import Filled
 from weightd.errors import DamagedError
@@ -134,7 +135,7 @@ def test_what_an_unloaded_models_workers_still_map_is_checked_too(house: House) 
     house.free(house.catalog.unload("m"))
     [found] = house.verify()
     assert (found.model, found.verdict) == ("m", "damaged")
-    assert house.catalog.mark_damaged(lease.model.live.uid, found.damage) == [4711]
+    assert mark(house.catalog, lease.model.live.uid, found.damage) == [4711]
     house.free(house.catalog.detach(lease.id))
     assert not house.verify()
 

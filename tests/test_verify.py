@@ -167,7 +167,9 @@ def test_a_killed_daemon_takes_its_scrubber_along() -> None:
         [scrubber] = children_of(daemon)
         wait_until(lambda: os.sched_getscheduler(scrubber) == os.SCHED_IDLE)
         daemon.stop(signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{scrubber}").exists())
+        wait_until(
+            lambda: not Path(f"/proc/{scrubber}").exists(), timeout_s=2
+        )  # not at its next report
 
 
 @pytest.mark.usefixtures("own_runtime")
