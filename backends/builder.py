@@ -56,7 +56,7 @@ class _Model(NamedTuple):
 def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> Staged:
     """Fill and seal the job's segment. Any refusal leaves it unsealed."""
     with ExitStack() as resources:
-        live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
+        live = resources.enter_context(_live(job)) if job.base_fds else None
         source, renamed = sources.opened(job, live)
         resources.enter_context(source)
         here = sources.identity(job, source)
@@ -79,6 +79,10 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
             graph = _with_constants(graph, raw, live.manifest)
         origin = sources.origin(_manifest(live), here, raw.digest)
         return _compiled(job, writer, _Model(source, graph, raw, draft, task, updated, origin))
+
+
+def _live(job: Job) -> LiveVersion:
+    return LiveVersion(job.base_fds, is_trusted=not job.is_alone)
 
 
 def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,13 +188,14 @@ def _restrain(job: ScrubJob) -> None:
 
 
 def _yield_to_others(*, is_asked: bool) -> None:
-    if is_asked:
-        os.nice(_NICE_WHEN_ASKED)  # somebody waits for it, but predictions go first
-        return
-    os.nice(19)
-    # Without a priority of its own for I/O (swapped pages) a process of this class has `idle` there
-    # too: ioprio_get(2).
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(PermissionError):  # in a sandbox that forbids it; the rate holds all the same
+        if is_asked:
+            os.nice(_NICE_WHEN_ASKED)  # somebody waits for it, but predictions go first
+            return
+        os.nice(19)
+        # Without a priority of its own for I/O (swapped pages) a process of this class has `idle`
+        # there too: ioprio_get(2).
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _manifest(fd: int) -> Manifest:

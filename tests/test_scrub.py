@@ -1,12 +1,14 @@
 """What scrubbers find in real segments, and what follows from it."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import msgspec
 import pytest
 from xxhash import xxh3_128_digest
 
 from tests.scrub import FAST, KIB, House, plain, running_house, sealed
+from weightd.backends.live import LiveVersion
 from weightd.daemon.damage import mark
 from weightd.daemon.scrubber import MAX_FLAWS
 from weightd.daemon.staging import Filled
@@ -106,6 +108,23 @@ def test_a_graph_without_a_digest_is_left_out() -> None:
         manifest, graph=msgspec.structs.replace(manifest.graph, digest=b"")
     )
     assert len(pieces_of(older)) == len(pieces_of(manifest)) - 1
+
+
+@pytest.mark.parametrize(("is_trusted", "is_given"), [(True, True), (False, False)])
+def test_a_graph_without_a_digest_is_as_good_as_the_memory_that_it_is_in(
+    is_trusted: bool, is_given: bool
+) -> None:
+    manifest, content = compiled()
+    assert manifest.source_graph is not None
+    older = msgspec.structs.replace(
+        manifest, source_graph=msgspec.structs.replace(manifest.source_graph, digest=b"")
+    )
+    with (
+        sealed(older, content) as segment,
+        LiveVersion([segment.fileno()], is_trusted=is_trusted) as live,
+        nullcontext() if is_given else pytest.raises(DamagedError, match="nobody can tell"),
+    ):
+        assert live.graph == bytes([2]) * 64
 
 
 def test_what_two_versions_share_is_read_once_and_damages_both(house: House) -> None:
