@@ -7,6 +7,7 @@ then cancelled: whoever asked is gone.
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -72,6 +73,7 @@ class AdminPlane:
         folder: RuntimeFolder,
         when_withdrawn: Callable[[int], object],
         audit: Audit,
+        given: socket.socket | None = None,
         *,
         gid: int | None,
     ) -> None:
@@ -80,7 +82,7 @@ class AdminPlane:
         self._when_withdrawn = when_withdrawn
         self._visitors: set[_Visitor] = set()
         mode = 0o600 if gid is None else 0o660
-        listener = Listener(folder.admin, mode=mode, max_fds=2, gid=gid)
+        listener = Listener(folder.admin, mode=mode, max_fds=2, given=given, gid=gid)
         self._door = Door(loop, listener, self._welcome, audit.turned_away)
 
     def take(self, ticket: int, uid: int) -> OfferedFile:

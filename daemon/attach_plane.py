@@ -11,6 +11,7 @@ Whoever can reach the machine can connect, so nothing here trusts or waits for a
 """
 
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -56,7 +57,7 @@ class Desk(Protocol):
 class AttachPlane:
     """Owns its door and every connection. lease ids are the catalog's."""
 
-    def __init__(  # noqa: PLR0913 - each is a part it needs
+    def __init__(  # noqa: PLR0913 - what an operator may set
         self,
         loop: Loop,
         folder: RuntimeFolder,
@@ -66,11 +67,12 @@ class AttachPlane:
         mode: int,
         read_in_threads: bool,
         hello_deadline_s: float,
+        given: socket.socket | None = None,
     ) -> None:
         self._loop = loop
         self._desk = desk
         self._audit = audit
-        listener = Listener(folder.attach, mode=mode, max_fds=0)
+        listener = Listener(folder.attach, mode=mode, max_fds=0, given=given)
         self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
         self._hello_deadline_s = hello_deadline_s

@@ -16,7 +16,7 @@ from weightd.daemon.publisher import Asker, Publisher
 from weightd.daemon.roles import Roles, name_of
 from weightd.errors import BusyError, WeightdError, to_wire
 from weightd.ipc import protocol
-from weightd.ipc.channel import ControlServer, Envelope
+from weightd.ipc.channel import ControlServer, Envelope, Sockets
 from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
@@ -59,6 +59,7 @@ class ControlPlane:
         admission: Admission,
         audit: Audit,
         requests: Requests,
+        given: Sockets = lambda _: None,
         *,
         gid: int | None,
     ) -> None:
@@ -71,7 +72,7 @@ class ControlPlane:
         self._admission = admission
         self._audit = audit
         self._requests = requests
-        self._server = ControlServer(folder.control, folder.events, gid=gid)
+        self._server = ControlServer(folder.control, folder.events, given, gid=gid)
         self._fd = self._server.fileno()
         loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
         loop.before_sleep(self._turn)

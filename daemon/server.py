@@ -106,7 +106,7 @@ class Server:
             self._audit,
             self._requests,
         )
-        self._open_planes()
+        self._open_planes(given)
 
     # --- what an earlier daemon left -----------------------------------------------------
 
@@ -144,7 +144,7 @@ class Server:
     def _capture(self) -> State:
         return captured(self.incarnation, self._catalog, self._vault, self._sources)
 
-    def _open_planes(self) -> None:
+    def _open_planes(self, given: Given) -> None:
         settings = self._settings
         gid = self._access.control_gid
         self._folder.create(settings.folder_mode)
@@ -156,9 +156,15 @@ class Server:
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
+            given=given.socket_at(self._folder.attach),
         )
         self._admin_plane = AdminPlane(
-            self._loop, self._folder, self._publisher.withdraw, self._audit, gid=gid
+            self._loop,
+            self._folder,
+            self._publisher.withdraw,
+            self._audit,
+            given.socket_at(self._folder.admin),
+            gid=gid,
         )
         self._control_plane = ControlPlane(
             self._loop,
@@ -171,8 +177,12 @@ class Server:
             Admission(self, self._catalog, self._processes),
             self._audit,
             self._requests,
+            given.socket_at,
             gid=gid,
         )
+        for path, sock in given.sockets.items():
+            log.warning("the socket at %s, which the service manager gave, is not for us", path)
+            sock.close()
 
     # --- life ----------------------------------------------------------------------------
 
@@ -323,7 +333,7 @@ class Server:
         """What keeps those whom these rules let in from attaching all the same."""
         return hindrances(
             rules,
-            is_public=self._settings.attach_public,
+            is_public=self._folder.is_attach_public(),
             daemon_uid=os.geteuid(),
             unit_fault=unit.blindness() if any(rule.kind == "unit" for rule in rules) else "",
         )

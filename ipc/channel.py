@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,25 +42,38 @@ class Envelope:
     raw: bytes
 
 
-class ControlServer:
-    """The daemon's side. Owns both sockets and their names. gid: of the group that may connect,
-    None for nobody but this user and root."""
+Sockets = Callable[[Path], socket.socket | None]  # what a service manager listens with at a path
 
-    def __init__(self, control: Path, events: Path, *, gid: int | None = None) -> None:
+
+class ControlServer:
+    """The daemon's side. Owns both sockets, and their names but for those of `given` ones. gid: of
+    the group that may connect, None for nobody but this user and root."""
+
+    def __init__(
+        self,
+        control: Path,
+        events: Path,
+        given: Sockets = lambda _: None,
+        *,
+        gid: int | None = None,
+    ) -> None:
         self._gid = gid
-        self._paths = (control, events)
+        self._names: list[Path] = []
         self._context = zmq.Context()
-        self._router = self._bind(zmq.ROUTER, control)
-        self._publisher = self._bind(zmq.PUB, events)
+        self._router = self._bind(zmq.ROUTER, control, given(control))
+        self._publisher = self._bind(zmq.PUB, events, given(events))
         self.dropped = 0  # messages without credentials, or not of our shape
 
-    def _bind(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+    def _bind(self, kind: int, path: Path, given: socket.socket | None) -> "zmq.Socket[bytes]":
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_NBYTES)
         sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
-        sock.setsockopt(zmq.USE_FD, _bound(path, self._gid))
+        if given is None:
+            self._names.append(path)
+        fd = _bound(path, self._gid) if given is None else given.detach()
+        sock.setsockopt(zmq.USE_FD, fd)
         sock.bind(f"ipc://{path}")
         return sock
 
@@ -94,8 +107,8 @@ class ControlServer:
         self._router.close()
         self._publisher.close()
         self._context.term()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for name in self._names:
+            name.unlink(missing_ok=True)
 
 
 def _bound(path: Path, gid: int | None) -> int:

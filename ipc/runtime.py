@@ -32,6 +32,11 @@ class RuntimeFolder:
     path: Path
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether it is of a process that shares a model of its own, and ends with that."""
+        return self.path.parent.name == EMBEDDED
+
+    @property
     def control(self) -> Path:
         return self.path / "control.sock"
 
@@ -67,6 +72,13 @@ class RuntimeFolder:
                 f"(at most {_MAX_SOCKET_PATH - len('/control.sock')} bytes); choose a shorter one"
             )
         return folder
+
+    def is_attach_public(self) -> bool:
+        """Whether processes of other users may connect to the attach socket, if there is one."""
+        try:
+            return bool(self.attach.stat().st_mode & stat.S_IWOTH)
+        except OSError:
+            return False
 
     def create(self, mode: int) -> None:
         """Make the folder if it is not there; refuse one that others could write to, and one that
