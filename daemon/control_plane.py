@@ -7,13 +7,14 @@ from typing import Protocol, assert_never
 
 from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.admission import Admission
+from weightd.daemon.asker import Asker
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
 from weightd.daemon.processes import ProcessTable
-from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.publisher import Publisher
 from weightd.daemon.roles import Roles, name_of
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.errors import BusyError, WeightdError, to_wire

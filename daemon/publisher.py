@@ -3,7 +3,7 @@ nothing. One at a time for each model, a few at a time together."""
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weightd.daemon import damage
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.adoption import names_of
+from weightd.daemon.asker import Asker
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.loop import Loop
@@ -36,20 +37,6 @@ log = logging.getLogger("weightd.publisher")
 
 _MAX_STAGERS = 4
 _PARKED_EACH = 3  # a segment, a file and its folder
-
-Answer = Callable[[protocol.Live | WeightdError], object]
-OnProgress = Callable[[protocol.Progress], object]
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Who wants a load or publish: where progress and the one answer go, and the ticket whose
-    withdrawal cancels it."""
-
-    uid: int
-    ticket: int | None
-    on_progress: OnProgress
-    answer: Answer
 
 
 @dataclass(eq=False)

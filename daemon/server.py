@@ -16,6 +16,7 @@ from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.admission import Admission
 from weightd.daemon.adoption import Adopted, adopt
+from weightd.daemon.asker import Asker
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
@@ -28,7 +29,7 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
-from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.publisher import Publisher
 from weightd.daemon.record import STATE, Record
 from weightd.daemon.report import model_status, worker_status
 from weightd.daemon.rights import hindrances
