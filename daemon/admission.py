@@ -88,6 +88,12 @@ class Admission:
         self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids), taken))
         return revoked
 
+    def reconsider(self) -> None:
+        """The rules of the settings have changed: whom nothing lets in any more loses the right."""
+        for name, model in list(self._catalog.models.items()):
+            _, actions = self._set_policy(name, model.policy)
+            self._house.perform(actions)
+
     def _whitelist(self, request: protocol.Allow) -> int:
         with ExitStack() as on_error:
             found = [on_error.enter_context(self._processes.open(pid)) for pid in request.pids]

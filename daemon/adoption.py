@@ -136,7 +136,7 @@ def _state(shelf: _Shelf, adopted: Adopted) -> State:
 
 def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
     model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
-    model.last_rollback = kept.last_rollback
+    model.last_rollback, model.configured = kept.last_rollback, kept.configured
     for version in kept.versions:
         try:
             filled = _filled(kept.name, version, shelf)

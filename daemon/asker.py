@@ -13,9 +13,10 @@ OnProgress = Callable[[protocol.Progress], object]
 @dataclass(frozen=True)
 class Asker:
     """Who wants a load or publish: where progress and the one answer go, and the ticket whose
-    withdrawal cancels it."""
+    withdrawal cancels it. configured: the path in the settings, when they want it."""
 
     uid: int
     ticket: int | None
     on_progress: OnProgress
     answer: Answer
+    configured: str = ""

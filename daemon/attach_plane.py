@@ -75,7 +75,7 @@ class AttachPlane:
         listener = Listener(folder.attach, mode=mode, max_fds=0, given=given)
         self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
-        self._hello_deadline_s = hello_deadline_s
+        self.hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
         self._door = Door(loop, listener, self._welcome, audit.turned_away, self._make_room)
@@ -174,7 +174,7 @@ class AttachPlane:
             self._close(visitor)
 
     def _sweep(self) -> None:
-        late = time.monotonic() - self._hello_deadline_s
+        late = time.monotonic() - self.hello_deadline_s
         self._evict([visitor for visitor in self._silent() if visitor.since_s < late])
         self._loop.call_later(_SWEEP_S, self._sweep)
 

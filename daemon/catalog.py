@@ -66,6 +66,23 @@ class Catalog:
         self.models: dict[str, Model] = {}
         self.leases: dict[int, Lease] = {}
 
+    def apply(
+        self,
+        *,
+        keep: int,
+        leases_per_uid: int,
+        versions_held: int,
+        settled: Mapping[str, Policy],
+        deny: tuple[Rule, ...],
+    ) -> list[Action]:
+        """Go by other settings from here on. Leases stay as they are: see set_policy()."""
+        self._keep = keep
+        self._leases_per_uid = leases_per_uid
+        self._versions_held = versions_held
+        self.settled, self.deny = dict(settled), deny
+        self.revision += 1
+        return [action for model in self.models.values() for action in self._free_unheld(model)]
+
     # --- models and versions -------------------------------------------------------------
 
     def model(self, name: str) -> Model:

@@ -36,6 +36,8 @@ class House(Protocol):
 
     def stop(self, reason: str) -> None: ...
 
+    def restart(self, reason: str) -> None: ...
+
     def live(self, name: str) -> protocol.Live: ...
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
@@ -157,7 +159,7 @@ class ControlPlane:
         if self._house.is_stopping and not isinstance(request, protocol.Status):
             raise BusyError("the daemon is stopping")
 
-    def _handle(  # noqa: C901, PLR0911 - one case for each request
+    def _handle(  # noqa: C901, PLR0911, PLR0912 - one case for each request
         self, request: protocol.ControlRequest, envelope: Envelope
     ) -> protocol.ControlReply | None:
         match request:
@@ -190,6 +192,8 @@ class ControlPlane:
                 return None  # the answer comes when all is compared
             case protocol.Status():
                 return self._house.status()
+            case protocol.Upgrade():
+                self._house.restart(f"process {envelope.pid} asked for an upgrade")
             case protocol.Shutdown():
                 self._house.stop(f"process {envelope.pid} asked for it")
             case _:

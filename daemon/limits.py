@@ -69,12 +69,12 @@ class Requests:
     may ten times as many."""
 
     def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
+        self.per_s = per_s
         self._buckets: dict[int, _Bucket] = {}
 
     def take(self, uid: int, now_s: float, *, is_admin: bool) -> bool:
         """Count one request; whether it is within the limit."""
-        per_s = self._per_s * (_FAVOUR if is_admin else 1)
+        per_s = self.per_s * (_FAVOUR if is_admin else 1)
         bucket = self._buckets.get(uid)
         if bucket is None:
             bucket = self._buckets[uid] = _Bucket(per_s * BURST_S, now_s)
@@ -92,7 +92,7 @@ class Requests:
         if not self.take(uid, now_s, is_admin=is_admin):
             raise LimitError(
                 f"the processes of uid {uid} ask too often (requests_per_s_per_uid: "
-                f"{self._per_s:g}); wait a moment"
+                f"{self.per_s:g}); wait a moment"
             )
 
     def _forget_some(self) -> None:

@@ -1,7 +1,7 @@
 """The daemon's process: settings in, signals, the instance lock, and out.
 
-Started by `weightd serve` as `python -m weightd.daemon.main RUNTIME_DIR SETTINGS_JSON`; it imports
-neither numpy nor an engine.
+Started by `weightd serve` and by systemd as `python -m weightd.daemon.main RUNTIME_DIR ORIGIN`,
+where ORIGIN is JSON or the path of a file; it imports neither numpy nor an engine.
 """
 
 import contextlib
@@ -11,15 +11,13 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import msgspec
-
-from weightd.daemon import audit
-from weightd.daemon.admin_plane import OfferedFile
+from weightd.daemon import logs
+from weightd.daemon.keeper import RESTART_STATUS
+from weightd.daemon.origin import Origin
 from weightd.daemon.server import Server
 from weightd.daemon.settings import Settings
-from weightd.errors import SettingsError, WeightdError
+from weightd.errors import WeightdError
 from weightd.ipc import linux
 from weightd.ipc.manager import Given
 from weightd.ipc.runtime import InstanceLock, RuntimeFolder
@@ -30,58 +28,43 @@ USER_MISTAKE = 2  # exit status
 WATCHDOG_S = 30.0  # of a daemon under a keeper
 
 
-def command(folder: RuntimeFolder, settings: Settings) -> list[str]:
+def command(folder: RuntimeFolder, origin: Origin | Settings) -> list[str]:
     """The argv that starts a daemon."""
-    try:
-        plain = msgspec.json.encode(settings).decode()
-    except UnicodeEncodeError as error:
-        raise SettingsError(f"a path in the settings is not UTF-8: {error.object!r}") from error
-    return [sys.executable, "-P", "-m", "weightd.daemon.main", str(folder.path), plain]
+    if isinstance(origin, Settings):
+        origin = Origin.of(origin)
+    return [sys.executable, "-P", "-m", "weightd.daemon.main", str(folder.path), origin.encode()]
 
 
-def kept_command(folder: RuntimeFolder, settings: Settings) -> list[str]:
+def kept_command(folder: RuntimeFolder, origin: Origin | Settings) -> list[str]:
     """The argv that starts a keeper, which starts a daemon."""
     keeper = [sys.executable, "-P", "-m", "weightd.daemon.keeper", str(folder.keeper)]
-    return [*keeper, f"{WATCHDOG_S:g}", *command(folder, settings)]
+    return [*keeper, f"{WATCHDOG_S:g}", *command(folder, origin)]
 
 
-def serve(folder: RuntimeFolder, settings: Settings, given: Given | None = None) -> None:
+def serve(folder: RuntimeFolder, origin: Origin, settings: Settings, given: Given) -> int:
     """Run a daemon in this thread, the process's main one, until SIGTERM, SIGINT or shutdown.
-    given: by the service manager; what it stored is taken over."""
+    SIGHUP has it read its settings again. given: by the service manager; what it stored is taken
+    over. Returns the exit status."""
     folder.create(settings.folder_mode)
-    with InstanceLock(folder), contextlib.ExitStack() as unused:
-        files = {name: open_file(path) for name, path in settings.paths.items()}
-        for offered in files.values():
-            unused.callback(offered.close)
+    with InstanceLock(folder):
         server = Server(folder, settings, given)
-        with _signals(server):
-            unused.pop_all()
-            server.load(files)
+        with _signals(server, origin):
             server.run()
-
-
-def open_file(path: str) -> OfferedFile:
-    """A model file and its folder, opened; SettingsError when it cannot be."""
-    try:
-        file_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            folder_fd = os.open(Path(path).parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-        except OSError:
-            os.close(file_fd)
-            raise
-    except OSError as error:
-        raise SettingsError(f"cannot open {path}: {error.strerror}") from error
-    return OfferedFile(Path(path).name, file_fd, folder_fd)
+    return RESTART_STATUS if server.is_to_be_restarted else 0
 
 
 @contextlib.contextmanager
-def _signals(server: Server) -> Iterator[None]:
-    """SIGTERM and SIGINT drain the server while this lasts."""
+def _signals(server: Server, origin: Origin) -> Iterator[None]:
+    """SIGTERM and SIGINT drain the server while this lasts, SIGHUP has it reload."""
 
     def stop(number: int, _frame: object) -> None:
         server.stop(signal.Signals(number).name)
 
+    def reload(_number: int, _frame: object) -> None:
+        server.reload(origin.read)
+
     before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
     try:
         yield
     finally:
@@ -95,20 +78,18 @@ def _raise_descriptor_limit() -> None:
 
 
 def main(argv: list[str]) -> int:
-    settings = msgspec.json.decode(argv[2], type=Settings)
-    logging.basicConfig(
-        level=settings.log_level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger(audit.log.name).setLevel(logging.INFO)  # a record, at whatever level
     linux.hide_from_same_user()
     _raise_descriptor_limit()
+    logs.begin("INFO", os.environ)
     try:
-        serve(RuntimeFolder.find(argv[1], {}), settings, Given.take(os.environ))
+        given = Given.take(os.environ)
+        origin = Origin.decode(argv[2])
+        settings = origin.read()
+        logs.set_level(settings.log_level)
+        return serve(RuntimeFolder.find(argv[1], {}), origin, settings, given)
     except WeightdError as error:
         log.error("%s", error)
         return USER_MISTAKE
-    return 0
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ class Grant:
 @dataclass(eq=False)
 class Model:
     """A name with versions. `was_live` lists the numbers in the order they were last live.
-    last_rollback: `once` of the request for it. policy: rules given to it, beside the settings'."""
+    last_rollback: `once` of the request for it. configured: the path that the settings have for it,
+    '' for a client's model. policy: rules given to it, beside the settings'."""
 
     name: str
     owner_uid: int
@@ -119,6 +120,7 @@ class Model:
     policy: Policy = field(default_factory=Policy)
     is_loaded: bool = True
     last_rollback: int = 0
+    configured: str = ""
 
     @property
     def live(self) -> Version:

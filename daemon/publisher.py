@@ -90,6 +90,11 @@ class Publisher:
         self._store = store
         self._running: dict[str, _Running] = {}
 
+    def apply(self, settings: Settings) -> None:
+        """Go by other settings from here on; what is being staged goes by the old ones."""
+        self._settings = settings
+        self._room.apply(settings)
+
     @property
     def is_idle(self) -> bool:
         return not self._running
@@ -340,9 +345,11 @@ class Publisher:
         del self._running[order.model]
         self._release(order, running.version)
         self._room.drop(order.model)
-        self._host.perform(
-            self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
-        )
+        asker = running.asker
+        actions = self._catalog.publish(order.model, asker.uid, is_same=order.is_same)
+        if asker.configured:
+            self._catalog.models[order.model].configured = asker.configured
+        self._host.perform(actions)
         live = _live(order, filled)
         what = "loaded" if order.base is None else "updated" if order.update else "published"
         text = f"{live.nbytes} bytes, {filled.segments[0].nbytes} of them new"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Lease, Model, Version
 from weightd.daemon.policy import Policy
 from weightd.daemon.vault import Vault
@@ -40,6 +41,16 @@ def worker_status(lease: Lease, since_unix_s: float) -> WorkerStatus:
         engine=lease.engine,
         note=lease.note,
         by=str(lease.by or "pid"),
+    )
+
+
+def one_line_of(catalog: Catalog, vault: Vault) -> str:
+    """What `systemctl status` shows."""
+    models = catalog.models.values()
+    versions = sum(len(model.versions) for model in models)
+    return (
+        f"{len(models)} models, {versions} versions, {vault.nbytes / 2**20:,.0f} MiB shared, "
+        f"{len(catalog.leases)} workers"
     )
 
 

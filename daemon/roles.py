@@ -31,6 +31,7 @@ ROLES: dict[type[protocol.Message], Role] = {
     protocol.Rollback: Role.OWNER,
     protocol.Cancel: Role.OWNER,
     protocol.Verify: Role.OWNER,  # of all models at once: an admin
+    protocol.Upgrade: Role.ADMIN,
     protocol.Shutdown: Role.ADMIN,
 }
 

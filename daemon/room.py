@@ -15,10 +15,13 @@ class Room:
     ) -> None:
         self._catalog = catalog
         self._vault = vault
-        self._budget = settings.memory_budget
-        self._quota = settings.staged_nbytes_per_uid
+        self.apply(settings)
         self._unlimited = unlimited
         self._claims: dict[str, tuple[int, int]] = {}  # by model: the owner, bytes
+
+    def apply(self, settings: Settings) -> None:
+        self._budget = settings.memory_budget
+        self._quota = settings.staged_nbytes_per_uid
 
     def check(self, model: str, asker_uid: int) -> None:
         """LimitError when the owner has all that it may have already."""

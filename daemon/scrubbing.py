@@ -91,6 +91,13 @@ class Scrubbing:
         if self._settings.scrub_mb_per_s:
             self._wait(self._settings.scrub_pause_s, self._begin_round)
 
+    def apply(self, settings: Settings) -> None:
+        """Go by other settings from here on; a round that is under way ends as it began."""
+        was_off = not self._settings.scrub_mb_per_s
+        self._settings = settings
+        if was_off:
+            self.start()
+
     def freed(self, uid: int) -> None:
         """A version is no more: no scrubber may keep its memory."""
         self._flaws.pop(uid, None)

@@ -8,18 +8,18 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import assert_never
 
 from weightd._version import __version__
-from weightd.daemon.admin_plane import AdminPlane, OfferedFile
+from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.admission import Admission
 from weightd.daemon.adoption import Adopted, adopt
-from weightd.daemon.asker import Asker
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.configured import Configured
 from weightd.daemon.control_plane import ControlPlane
 from weightd.daemon.desk import Desk
 from weightd.daemon.fdstore import FdStore
@@ -31,7 +31,8 @@ from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Publisher
 from weightd.daemon.record import STATE, Record
-from weightd.daemon.report import model_status, worker_status
+from weightd.daemon.reload import Reload
+from weightd.daemon.report import model_status, one_line_of, worker_status
 from weightd.daemon.rights import hindrances
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings, access_of
@@ -39,7 +40,7 @@ from weightd.daemon.sources import Sources, file_name, folder_name
 from weightd.daemon.state import State, captured
 from weightd.daemon.vault import Vault, segment_name
 from weightd.daemon.vitals import Vitals
-from weightd.errors import WeightdError
+from weightd.errors import BusyError, SettingsError, StoreError, WeightdError
 from weightd.ipc import protocol, unit
 from weightd.ipc.manager import Given, Manager
 from weightd.ipc.peer import Key, identity_kind
@@ -55,19 +56,19 @@ _RETURN_S = 10.0  # how long what only workers hold waits for them after the dae
 class Server:
     """One daemon on one runtime folder, whose lock the caller holds. Owns everything else."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it puts everything together
         self, folder: RuntimeFolder, settings: Settings, given: Given | None = None
     ) -> None:
         """given: what the service manager gave this process, with what an earlier daemon left."""
         given = given or Given()
         self.is_stopping = False
+        self.is_to_be_restarted = False
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
         self._access = access_of(settings)
         self.roles = self._access.roles
         self._started_s = time.time()
-        self._to_load: list[tuple[str, OfferedFile]] = []
         self._loop = Loop()
         self._audit = Audit(self._loop)
         self._requests = Requests(settings.requests_per_s_per_uid)
@@ -92,10 +93,7 @@ class Server:
             settings,
             self,
         )
-        adopted = adopt(given.stored)
-        self.incarnation = adopted.incarnation or secrets.token_hex(8)
-        self._record = Record(self._slots(adopted), self._capture)
-        self._take_over(adopted)
+        self._adopt(given)
         self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
         self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
@@ -109,7 +107,21 @@ class Server:
             self._audit,
             self._requests,
         )
+        self._admission = Admission(self, self._catalog, self._processes)
+        self._configured = Configured(self, self._catalog, self._publisher)
+        if not self._catalog.models:  # else those are served, whatever is wrong with others
+            self._configured.check(settings.paths)
         self._open_planes(given)
+        self._reloading = Reload(
+            self,
+            self._catalog,
+            self._publisher,
+            self._scrubbing,
+            self._requests,
+            self._attach_plane,
+            self._admission,
+            self._configured,
+        )
 
     # --- what an earlier daemon left -----------------------------------------------------
 
@@ -121,6 +133,12 @@ class Server:
         slots = Slots.new("weightd.state")
         self._store.park({STATE: slots.fileno()})
         return slots
+
+    def _adopt(self, given: Given) -> None:
+        adopted = adopt(given.stored)
+        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self._record = Record(self._slots(adopted), self._capture)
+        self._take_over(adopted)
 
     def _take_over(self, adopted: Adopted) -> None:
         self._catalog.adopt(adopted.models, adopted.last_uid)
@@ -177,7 +195,7 @@ class Server:
             self._processes,
             self._admin_plane,
             self._publisher,
-            Admission(self, self._catalog, self._processes),
+            self._admission,
             self._scrubbing,
             self._audit,
             self._requests,
@@ -190,28 +208,6 @@ class Server:
 
     # --- life ----------------------------------------------------------------------------
 
-    def load(self, files: dict[str, OfferedFile]) -> None:
-        """Begin to load the models that the daemon's own settings name, one after the other. A
-        failure is logged, and the next one is loaded. Owns the files from here on."""
-        self._to_load += files.items()
-        self._load_next()
-
-    def _load_next(self) -> None:
-        while self._to_load and not self.is_stopping:
-            name, offered = self._to_load.pop(0)
-            asker = Asker(os.geteuid(), None, lambda _: None, partial(self._loaded, name))
-            try:
-                self._publisher.load(protocol.Load(name, 0), offered, asker)
-            except WeightdError as error:
-                log.error("model %s was not loaded: %s", name, error)
-            else:
-                return
-
-    def _loaded(self, name: str, result: protocol.Live | WeightdError) -> None:
-        if isinstance(result, WeightdError):
-            log.error("model %s was not loaded: %s", name, result)
-        self._load_next()
-
     def run(self) -> None:
         """Serve until stop(), then close everything."""
         log.info(
@@ -223,6 +219,7 @@ class Server:
         for note in self._notes():
             log.warning("%s", note)
         self._scrubbing.start()
+        self._configured.follow(self._settings.paths)
         self._vitals.begin()
         try:
             self._loop.run()
@@ -234,6 +231,37 @@ class Server:
         a signal handler."""
         self._loop.call_soon(partial(self._drain, reason))
 
+    def restart(self, reason: str) -> None:
+        """End, to be started again by the service manager, by another weightd perhaps: what is in
+        the fd store is the next one's. StoreError when nobody would."""
+        if not self._store.kind:
+            raise StoreError(
+                "nothing would keep the weights while the daemon is replaced: it runs neither under"
+                " systemd with an fd store nor under a keeper (`weightd serve --keep`)"
+            )
+        if not self._publisher.is_idle:
+            raise BusyError("a model is being staged; wait for it, or stop it (`weightd cancel`)")
+        self.is_to_be_restarted = True
+        self.stop(reason)
+
+    def reload(self, read: Callable[[], Settings]) -> None:
+        """Read the settings again and apply what has changed. From any thread, and from a signal
+        handler."""
+        self._loop.call_soon(partial(self._reload, read))
+
+    def _reload(self, read: Callable[[], Settings]) -> None:
+        self._manager.reloading()
+        try:
+            settings = read()
+            access = access_of(settings)
+        except SettingsError as error:
+            log.error("the settings stay as they were: %s", error)
+        else:
+            self._reloading.apply(self._settings, settings, access)
+            self._settings, self._access, self.roles = settings, access, access.roles
+            log.info("the settings were read again")
+        self._vitals.ready()
+
     def _drain(self, reason: str) -> None:
         if self.is_stopping:
             return
@@ -241,6 +269,7 @@ class Server:
         self.is_stopping = True
         self._vitals.stopping()
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
+        self._configured.stop()
         self._publisher.cancel_all("the daemon is stopping")
         self._scrubbing.stop()
         self._attach_plane.say_goodbye(f"the daemon stops ({reason})")
@@ -256,8 +285,6 @@ class Server:
             self._loop.call_later(0.01, partial(self._stop_when_idle, deadline_s))
 
     def _close(self) -> None:
-        for _, offered in self._to_load:
-            offered.close()
         self._attach_plane.close()
         self._admin_plane.close()
         self._control_plane.close()
@@ -279,13 +306,7 @@ class Server:
         self._vault.close()
 
     def _line(self) -> str:
-        models = self._catalog.models.values()
-        versions = sum(len(model.versions) for model in models)
-        mib = self._vault.nbytes / 2**20
-        return (
-            f"{len(models)} models, {versions} versions, {mib:,.0f} MiB shared, "
-            f"{len(self._catalog.leases)} workers"
-        )
+        return one_line_of(self._catalog, self._vault)
 
     # --- actions -------------------------------------------------------------------------
 
@@ -370,6 +391,7 @@ class Server:
             staging=self._publisher.status(),
             deny=tuple(map(str, self._catalog.deny)),
             notes=self._notes(),
+            store=self._store.kind,
             damaged_versions=self._scrubbing.damaged_versions,
             scrubbed_nbytes=self._scrubbing.scrubbed_nbytes,
         )

@@ -54,6 +54,7 @@ class KeptModel(_Part, frozen=True):
     versions: tuple[KeptVersion, ...]
     grants: tuple[KeptGrant, ...]
     last_rollback: int = 0
+    configured: str = ""
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
@@ -107,6 +108,7 @@ def _model(model: Model, vault: Vault, sources: Sources) -> KeptModel:
         versions=tuple(_version(v, model, vault, sources) for v in model.versions.values()),
         grants=tuple(_grant(grant) for grant in model.grants),
         last_rollback=model.last_rollback,
+        configured=model.configured,
         allow=tuple(map(str, model.policy.allow)),
         deny=tuple(map(str, model.policy.deny)),
     )

@@ -20,7 +20,7 @@ from typing import Self
 
 import zmq
 
-from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError
+from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError, LostDaemonError
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 from weightd.ipc.seqpacket import give_to_group, no_daemon
 
@@ -138,6 +138,25 @@ def _open(frames: list[zmq.Frame]) -> Envelope | None:
     return Envelope(frames[0].bytes, frames[1].bytes, *numbers, frames[2].bytes)
 
 
+class _Line:
+    """A socket for requests, and one that tells when the daemon at its other end is gone. Owns
+    both."""
+
+    def __init__(self, sock: "zmq.Socket[bytes]") -> None:
+        self.sock = sock
+        self.losses = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+
+    def forget_losses(self) -> None:
+        """What was lost before is of no interest: libzmq has connected again since, or will."""
+        while self.losses.poll(0):
+            self.losses.recv_multipart()
+
+    def close(self) -> None:
+        self.sock.disable_monitor()
+        self.losses.close(0)
+        self.sock.close()
+
+
 class ControlClient:
     """A client's side. Safe from several threads: each request has a socket to itself."""
 
@@ -145,7 +164,7 @@ class ControlClient:
         self._control = control
         self._events = events
         self._context = zmq.Context()
-        self._idle: list[zmq.Socket[bytes]] = []
+        self._idle: list[_Line] = []
         self._pid = os.getpid()
         self._last_id = 0
         self._counting = threading.RLock()  # a request may end within the garbage collector
@@ -155,16 +174,18 @@ class ControlClient:
     def request(self, raw: bytes, *, timeout_s: float) -> Iterator[bytes]:
         """Send a request and yield its replies until the caller stops asking.
 
-        Raises NoDaemonError when nobody is there, DaemonTimeoutError after `timeout_s` of silence,
-        ClosedError when it was closed, perhaps meanwhile.
+        Raises NoDaemonError when nobody is there, LostDaemonError when the daemon ended meanwhile,
+        DaemonTimeoutError after `timeout_s` of silence, ClosedError when it was closed, perhaps
+        meanwhile.
         """
-        with self._using(), self._idle_socket() as sock:
+        with self._using(), self._idle_line() as line:
             self._last_id += 1
             request_id = b"%x" % self._last_id
-            sock.send_multipart([request_id, raw])
+            line.forget_losses()
+            line.sock.send_multipart([request_id, raw])
             while True:
-                self._wait(sock, timeout_s)
-                reply_id, reply = sock.recv_multipart()
+                self._wait(line.sock, timeout_s, line)
+                reply_id, reply = line.sock.recv_multipart()
                 if reply_id == request_id:  # not a late answer to one that was given up
                     yield reply
 
@@ -212,15 +233,21 @@ class ControlClient:
             self._context.term()
 
     @contextmanager
-    def _idle_socket(self) -> "Iterator[zmq.Socket[bytes]]":
+    def _idle_line(self) -> "Iterator[_Line]":
         try:
-            sock = self._idle.pop()
+            line = self._idle.pop()
         except IndexError:
-            sock = self._socket(zmq.DEALER, self._control)
+            line = _Line(self._socket(zmq.DEALER, self._control))
         try:
-            yield sock
-        finally:
-            self._idle.append(sock)
+            yield line
+        except LostDaemonError:  # what was sent on it is not to be sent to the next daemon
+            line.close()
+            raise
+        except BaseException:
+            self._idle.append(line)
+            raise
+        else:
+            self._idle.append(line)
 
     def _socket(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
         self._probe()
@@ -229,9 +256,24 @@ class ControlClient:
         sock.connect(f"ipc://{path}")
         return sock
 
-    def _wait(self, sock: "zmq.Socket[bytes]", timeout_s: float) -> None:
+    def _wait(
+        self, sock: "zmq.Socket[bytes]", timeout_s: float, line: "_Line | None" = None
+    ) -> None:
         deadline = time.monotonic() + timeout_s
-        while not sock.poll(int(1000 * min(_PROBE_S, max(0.0, deadline - time.monotonic())))):
+        poller = zmq.Poller()
+        poller.register(sock, zmq.POLLIN)
+        if line is not None:
+            poller.register(line.losses, zmq.POLLIN)
+        while True:
+            wait_s = min(_PROBE_S, max(0.0, deadline - time.monotonic()))
+            found = dict(poller.poll(int(1000 * wait_s)))
+            if sock in found:
+                return
+            if found:
+                raise LostDaemonError(
+                    f"the daemon at {self._control} ended while it had this request: nobody knows "
+                    "whether it was carried out; look with `weightd status`"
+                )
             self._check_open()
             self._probe()
             if time.monotonic() >= deadline:

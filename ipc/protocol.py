@@ -137,6 +137,10 @@ class Status(Message, frozen=True):
     """What the daemon holds, and for whom."""
 
 
+class Upgrade(Message, frozen=True):
+    """Drain, exit, and be started again, with the weights kept."""
+
+
 class Shutdown(Message, frozen=True):
     """Drain and exit."""
 
@@ -154,6 +158,7 @@ ControlRequest = (
     | Cancel
     | Verify
     | Status
+    | Upgrade
     | Shutdown
 )
 
@@ -220,8 +225,9 @@ class Verified(Message, frozen=True):
 
 class DaemonStatus(Message, frozen=True):
     """The answer to Status. models is by name; sizes in bytes, times in seconds. deny: whom no
-    model lets in. notes: what an operator should look at. damaged_versions: how many of those held
-    now are marked; scrubbed_nbytes: read and compared since the start."""
+    model lets in. store: who keeps the weights when the daemon ends: systemd, keeper, '' for
+    nobody. notes: what an operator should look at. damaged_versions: how many of those held now are
+    marked; scrubbed_nbytes: read and compared since the start."""
 
     pid: int
     incarnation: str
@@ -237,6 +243,7 @@ class DaemonStatus(Message, frozen=True):
     deny: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     damaged_versions: int = 0
+    store: str = ""
     scrubbed_nbytes: int = 0
 
 

@@ -37,7 +37,7 @@ def wait_until_ready(process: subprocess.Popen[str], log: Path) -> None:
 
 def test_serve_serves_until_sigterm_and_leaves_no_socket(cli: CommandLine, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    argv = ("serve", "--model", f"lenet={LENET}", "--memory-budget", "1.5G", "--keep", "5")
+    argv = ("serve", "--model", f"lenet={LENET}", "--memory-budget", "1.5G", "--keep-versions", "5")
     with cli.started(*argv, log=log) as process:
         wait_until_ready(process, log)
         with weightd.Client(cli.runtime_dir) as client:

@@ -27,6 +27,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
         protocol.Rollback("m"),
         protocol.Cancel("m"),
         protocol.Verify("m"),
+        protocol.Upgrade(),
         protocol.Shutdown(),
     )
 }

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from weightd.errors import (
     BadRequestError,
     BrokenPeerError,
     DaemonTimeoutError,
+    NoDaemonError,
+    UnknownModelError,
     WeightdError,
     from_wire,
 )
@@ -27,7 +31,10 @@ if TYPE_CHECKING:
 OnProgress = Callable[[protocol.Progress], object]
 OnRenamed = Callable[[Mapping[str, str]], object]
 Reply = TypeVar("Reply", bound=protocol.Message)
+Result = TypeVar("Result")
 
+_RETRY_S = 0.02
+_RETURN_S = 2.0  # a daemon that a service manager starts again is back by then
 _MAX_REPLY_NBYTES = 64 * 2**20
 
 
@@ -39,7 +46,9 @@ class Client:
     silent; a load that reports progress may take longer. Safe from several threads, not across a
     fork. Owns its sockets until close(); usable as `with`. Making one speaks to nobody yet.
 
-    Every method raises NoDaemonError, DaemonTimeoutError, RoleError, and what it names itself.
+    A daemon that ends and comes back is waited for: a request that it had is made again, and not
+    carried out twice. Every method raises NoDaemonError, DaemonTimeoutError, RoleError, and what it
+    names itself.
     """
 
     def __init__(
@@ -89,11 +98,13 @@ class Client:
         (it says something else than a private session), InsufficientMemoryError, StagingError,
         CancelledError, BusyError, LimitError.
         """
-        with self._offered(name, file) as ticket:
-            request = protocol.Load(
-                name, ticket, _engine(engine), keep_tensors, dry_run, weights_only
-            )
-            return self._ask(request, protocol.Live, on_progress).version
+        given = (_engine(engine), keep_tensors, dry_run, weights_only)
+        return self._staged(
+            name,
+            file,
+            lambda ticket, once: protocol.Load(name, ticket, *given, once),
+            on_progress,
+        ).version
 
     def publish(
         self,
@@ -117,9 +128,13 @@ class Client:
         whose engine and keep_tensors hold on, and UnknownModelError, MismatchError (a tensor is
         missing, extra, of another dtype or shape; or the rules do not fit).
         """
-        with self._offered(name, file) as ticket:
-            request = protocol.Publish(name, ticket, dry_run, tuple(names))
-            live = self._ask(request, protocol.Live, on_progress)
+        rules = tuple(names)
+        live = self._staged(
+            name,
+            file,
+            lambda ticket, once: protocol.Publish(name, ticket, dry_run, rules, once),
+            on_progress,
+        )
         if on_renamed is not None:
             on_renamed(live.renamed)
         return live.version
@@ -144,15 +159,19 @@ class Client:
         version's memory is not as it was published). MismatchError also when the others cannot be
         had: they were packed, and came in memory.
         """
-        with self._offered(name, file) as ticket:
-            request = protocol.Update(name, ticket, dry_run)
-            return self._ask(request, protocol.Live, on_progress).version
+        return self._staged(
+            name,
+            file,
+            lambda ticket, once: protocol.Update(name, ticket, dry_run, once),
+            on_progress,
+        ).version
 
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make a held version live again, None for the one that was live before; returns the
         version that is now live. Raises UnknownModelError, UnknownVersionError, DamagedError,
         IllegalTransitionError (it is live already)."""
-        return self._ask(protocol.Rollback(name, version), protocol.Live).version
+        request = protocol.Rollback(name, version, secrets.randbits(63))
+        return self._ask(request, protocol.Live).version
 
     def verify(
         self, name: str | None = None, *, on_progress: OnProgress | None = None
@@ -171,7 +190,15 @@ class Client:
     def unload(self, name: str) -> None:
         """Forget a model. Attached workers keep what they map; memory goes when the last one
         detaches. Raises UnknownModelError, BusyError."""
-        self._ask(protocol.Unload(name), protocol.Done)
+
+        def attempt(is_repeated: bool) -> None:
+            try:
+                self._ask_once(protocol.Unload(name), protocol.Done)
+            except UnknownModelError:
+                if not is_repeated:  # else the daemon that was lost had done it
+                    raise
+
+        self._repeated(attempt)
 
     def cancel(self, name: str) -> None:
         """Stop the load or publish of this model that runs now. Raises UnknownModelError."""
@@ -225,7 +252,20 @@ class Client:
 
     def shutdown(self) -> None:
         """Have the daemon drain and exit. Workers keep predicting on what they have."""
-        self._ask(protocol.Shutdown(), protocol.Done)
+        self._ask_once(protocol.Shutdown(), protocol.Done)
+
+    def upgrade(self) -> None:
+        """Have the daemon end and be started again, from the weightd that is installed now; returns
+        when it is there again. Weights stay where they are and are not read again, workers go on
+        predicting. Raises StoreError (nobody would start it again and keep the weights), BusyError
+        (a model is being staged), DaemonTimeoutError."""
+        before = self.status().pid
+        self._ask_once(protocol.Upgrade(), protocol.Done)
+        deadline_s = time.monotonic() + self._timeout_s
+        while self.status().pid == before:
+            if time.monotonic() > deadline_s:
+                raise DaemonTimeoutError(f"the daemon has not ended in {self._timeout_s} s")
+            time.sleep(_RETRY_S)
 
     def events(self, name: str = "") -> Iterator[protocol.Event]:
         """What happens from now on, of models whose name begins so; ends when the caller stops
@@ -246,6 +286,48 @@ class Client:
         return f"<Client of {self._folder.path}>"
 
     def _ask(
+        self,
+        request: protocol.ControlRequest,
+        kind: type[Reply],
+        on_progress: OnProgress | None = None,
+    ) -> Reply:
+        return self._repeated(lambda _: self._ask_once(request, kind, on_progress))
+
+    def _staged(
+        self,
+        name: str,
+        file: "str | os.PathLike[str] | Mapping[str, Array]",
+        request: Callable[[int, int], protocol.ControlRequest],
+        on_progress: OnProgress | None,
+    ) -> protocol.Live:
+        """request: made of a ticket, and of a number that stays the same when it is repeated."""
+        once = secrets.randbits(63)
+
+        def attempt(_: bool) -> protocol.Live:
+            with self._offered(name, file) as ticket:
+                return self._ask_once(request(ticket, once), protocol.Live, on_progress)
+
+        return self._repeated(attempt)
+
+    def _repeated(self, attempt: Callable[[bool], Result]) -> Result:
+        """What attempt() returns. It is made again when the daemon ends meanwhile, or is away and
+        has a keeper, until one answers or the time is up; it is told whether that is so."""
+        began_s = time.monotonic()
+        is_repeated = False
+        while True:
+            try:
+                return attempt(is_repeated)
+            except DaemonTimeoutError:
+                raise
+            except BrokenPeerError as error:
+                is_repeated = is_repeated or not isinstance(error, NoDaemonError)
+                is_kept = self._folder.keeper.exists()
+                limit_s = self._timeout_s if is_kept else _RETURN_S if is_repeated else 0.0
+                if time.monotonic() - began_s >= limit_s:
+                    raise
+            time.sleep(_RETRY_S)
+
+    def _ask_once(
         self,
         request: protocol.ControlRequest,
         kind: type[Reply],

@@ -174,6 +174,10 @@ class NoDaemonError(BrokenPeerError):
     """No daemon answers in this runtime folder."""
 
 
+class LostDaemonError(BrokenPeerError):
+    """The daemon ended while it had a request; nobody knows whether it was carried out."""
+
+
 class DaemonTimeoutError(BrokenPeerError):
     """The daemon did not answer in time."""
 

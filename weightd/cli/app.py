@@ -11,7 +11,7 @@ import typer
 from weightd._version import __version__
 from weightd.cli.bench import bench
 from weightd.cli.convert import convert
-from weightd.cli.daemon import demo, events, shutdown, status
+from weightd.cli.daemon import demo, events, shutdown, status, upgrade
 from weightd.cli.doctor import doctor
 from weightd.cli.eval import eval_
 from weightd.cli.inspect import inspect
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "The daemon": (serve, status, events, shutdown),
+    "The daemon": (serve, status, events, upgrade, shutdown),
     "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),

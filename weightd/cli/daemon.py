@@ -25,6 +25,12 @@ _MODEL_COLUMNS = (
     "live source",
 )
 
+_STORES = {
+    "": "no: the weights end with this daemon (`weightd serve --keep`)",
+    "keeper": "a keeper holds the weights when this daemon ends",
+    "systemd": "systemd holds the weights when this daemon ends",
+}
+
 
 def status(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     """Show what the daemon holds, and for whom.
@@ -68,6 +74,7 @@ def _print_daemon(found: "DaemonStatus") -> None:
     print_line(f"daemon    pid {found.pid}, weightd {found.version}, up {uptime}")
     print_line(f"folder    {found.runtime_dir}")
     print_line(f"memory    {size(found.held_nbytes)} held, {limit}")
+    print_line(f"outlive   {_STORES[found.store]}")
     print_line(f"models    {len(found.models)}")
     print_line(f"workers   {len(found.workers)}")
 
@@ -148,6 +155,33 @@ def shutdown(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
         print_json({"runtime_dir": str(folder)})
     else:
         print_line(f"the daemon at {folder} is stopping")
+
+
+def upgrade(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
+    """Replace the daemon by the weightd that is installed now.
+
+    Its successor adopts the weights, which are not read again; workers go on predicting.
+    It needs a keeper (`weightd serve --keep`) or systemd's fd store.
+
+    \b
+    Example:
+      weightd upgrade
+    """
+    with connect(runtime_dir) as client:
+        before = client.status()
+        client.upgrade()
+        after = client.status()
+    if as_json:
+        print_json({"from": _who(before), "to": _who(after)})
+    else:
+        print_line(
+            f"pid {after.pid}, weightd {after.version}, follows pid {before.pid}, weightd "
+            f"{before.version}, with {len(after.models)} models"
+        )
+
+
+def _who(found: "DaemonStatus") -> dict[str, Any]:
+    return {"pid": found.pid, "version": found.version, "models": sorted(found.models)}
 
 
 def demo(

@@ -12,7 +12,8 @@ from weightd.cli.options import Engine, RuntimeDir
 from weightd.errors import SettingsError
 
 if TYPE_CHECKING:
-    from weightd.daemon.settings import ModelSettings, Settings
+    from weightd.daemon.origin import Origin
+    from weightd.daemon.settings import Settings
     from weightd.ipc.runtime import RuntimeFolder
 
 
@@ -28,6 +29,14 @@ def serve(  # noqa: PLR0913 - each is an option
         typer.Option(metavar="FILE", help="Settings in TOML; its paths are relative to itself."),
     ] = None,
     keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="Start it by a keeper: a small parent that holds the weights, and starts the "
+            "daemon again when it dies.",
+        ),
+    ] = False,
+    keep_versions: Annotated[
         int | None,
         typer.Option(metavar="N", help="Versions held for rollback, with the live one; default 2."),
     ] = None,
@@ -53,49 +62,35 @@ def serve(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Run a daemon, in the foreground, until SIGTERM or Ctrl-C.
 
-    The command line goes over the file of --config.
+    The command line goes over the file of --config, which SIGHUP has it read again.
+    Weights outlive the daemon with --keep, and under systemd.
 
     \b
     Examples:
       weightd serve --model lenet=lenet5.onnx
       weightd serve --runtime-dir /run/weightd --config /etc/weightd.toml
-      weightd serve --memory-budget 8GiB --keep 3
+      weightd serve --memory-budget 8GiB --keep-versions 3
+      weightd serve --keep
     """
     from weightd.ipc.runtime import RuntimeFolder
 
     folder = RuntimeFolder.find(runtime_dir, os.environ)
     given = {
-        "keep": keep,
+        "keep": keep_versions,
         "memory_budget": memory_budget,
         "engine": engine and engine.value,
         "attach_public": attach_public,
+        "models": _models(model or []) or None,
     }
-    settings = _settings(config, _models(model or []), given)
-    _check(folder, settings)
-    _become_daemon(folder, settings)
+    origin = _origin(config, {name: value for name, value in given.items() if value is not None})
+    _check(folder, origin.read())
+    _become_daemon(folder, origin, is_kept=keep)
 
 
-def _settings(config: Path | None, models: dict[str, str], given: dict[str, Any]) -> "Settings":
-    """The file's settings, and over them what was given."""
-    import msgspec
+def _origin(config: Path | None, given: dict[str, Any]) -> "Origin":
+    from weightd.daemon.origin import Origin
 
-    from weightd.daemon import settings
-
-    base = settings.from_file(config) if config else settings.Settings()
-    folder = config.absolute().parent if config else Path.cwd()
-    in_file = {name: _below(folder, model) for name, model in base.models.items()}
-    changes = {name: value for name, value in given.items() if value is not None}
-    values = msgspec.to_builtins(base) | changes | {"models": in_file | models}
-    return settings.from_values(values, "the command line")
-
-
-def _below(folder: Path, model: "str | ModelSettings") -> Any:
-    """The model's settings as plain values, its path below the folder unless it is absolute."""
-    import msgspec
-
-    if isinstance(model, str):
-        return str(folder / model)
-    return msgspec.to_builtins(model) | {"path": str(folder / model.path)}
+    return Origin(str(config.absolute()) if config else "", given)
 
 
 def _models(options: list[str]) -> dict[str, str]:
@@ -110,21 +105,22 @@ def _models(options: list[str]) -> dict[str, str]:
 
 def _check(folder: "RuntimeFolder", settings: "Settings") -> None:
     """Say here, in one line, what the daemon would stop at."""
-    from weightd.daemon.main import open_file
+    from weightd.daemon.configured import open_file
     from weightd.ipc.runtime import InstanceLock
 
-    for path in settings.paths.values():
-        open_file(path).close()
-        if not Path(path).is_file():
-            raise SettingsError(f"{path} is not a file")
+    if "LISTEN_FDS" not in os.environ:  # else its weights may be there already, without the files
+        for path in settings.paths.values():
+            open_file(path).close()
+            if not Path(path).is_file():
+                raise SettingsError(f"{path} is not a file")
     folder.create(settings.folder_mode)
     InstanceLock(folder).close()
 
 
-def _become_daemon(folder: "RuntimeFolder", settings: "Settings") -> None:
-    from weightd.daemon.main import command
+def _become_daemon(folder: "RuntimeFolder", origin: "Origin", *, is_kept: bool) -> None:
+    from weightd.daemon.main import command, kept_command
 
-    argv = command(folder, settings)
+    argv = (kept_command if is_kept else command)(folder, origin)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(argv[0], argv)
