@@ -111,6 +111,7 @@ class Watcher:
         finally:
             self._follower.connected(False)
             self._lease.close()
+            del self._follower  # which refers to us: the bell would wait for the collector
 
     def _attend(self) -> bool:
         """Serve the lease until it is not needed any more: False; or is lost: True."""

@@ -12,7 +12,7 @@ import msgspec
 from weightd.daemon.accounts import Accounts
 from weightd.daemon.policy import Policy, Rule
 from weightd.daemon.roles import Roles, roles_of
-from weightd.errors import SettingsError
+from weightd.errors import LimitError, SettingsError
 from weightd.ipc.fields import Engine, ModelName
 
 _SIZES = {"memory_budget", "staged_nbytes_per_uid"}
@@ -107,18 +107,23 @@ def access_of(settings: Settings, accounts: Accounts | None = None) -> Access:
     """What the settings say of it; SettingsError names what this machine does not know."""
     accounts = accounts or Accounts()
     policies = {
-        name: Policy(_rules(m.allow, accounts), _rules(m.deny, accounts))
+        name: Policy(
+            _rules(m.allow, accounts, f"models.{name}.allow"),
+            _rules(m.deny, accounts, f"models.{name}.deny"),
+        )
         for name, m in settings.models.items()
         if isinstance(m, ModelSettings)
     }
     roles = roles_of(settings.admins, settings.roles, os.geteuid(), accounts)
-    return Access(
-        roles, policies, _rules(settings.deny, accounts), _control_gid(settings, accounts)
-    )
+    deny = _rules(settings.deny, accounts, "deny")
+    return Access(roles, policies, deny, _control_gid(settings, accounts))
 
 
-def _rules(texts: tuple[str, ...], accounts: Accounts) -> tuple[Rule, ...]:
-    return Policy().allowing(Rule.parse(text, accounts) for text in texts).allow
+def _rules(texts: tuple[str, ...], accounts: Accounts, where: str) -> tuple[Rule, ...]:
+    try:
+        return Policy().allowing(Rule.parse(text, accounts) for text in texts).allow
+    except (SettingsError, LimitError) as error:
+        raise SettingsError(f"{where}: {error}") from error
 
 
 def _control_gid(settings: Settings, accounts: Accounts) -> int | None:

@@ -32,6 +32,8 @@ def unit_of(process: Process, proc: Path = PROC) -> Membership:
     try:
         text = _read(path)
     except FileNotFoundError:
+        if not process.is_alive():
+            return Membership(fault="the process has ended")
         hint = "is /proc mounted with hidepid, or ProtectProc= set?"
         return Membership(fault=f"the daemon does not see {path} ({hint})")
     except OSError as error:

@@ -145,6 +145,12 @@ def test_a_model_has_a_path_or_a_path_and_rules(tmp_path: Path) -> None:
     assert access.roles.table[protocol.Load] is Role.ADMIN
 
 
+def test_a_wrong_rule_is_refused_with_its_place() -> None:
+    model = {"path": "x.onnx", "deny": ["user:no-such-user"]}
+    with pytest.raises(SettingsError, match=r"^here: models\.a\.deny: 'user:no-such-user': this"):
+        from_values({"models": {"a": model}}, "here")
+
+
 def test_settings_go_to_the_daemon_as_they_are() -> None:
     """As daemon.main.command() writes them, and the daemon reads them."""
     models: dict[str, str | ModelSettings] = {"a": "a.onnx", "b": ModelSettings("b", ("uid:1",))}
