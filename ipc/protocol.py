@@ -390,12 +390,7 @@ AttachReply = (
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-<<<<<<< HEAD
     allowed, denied, revoked, attached, switched, fell-back, detached, failed, corrupt, stopping."""
-=======
-    allowed, denied, denial-lifted, revoked, attached, switched, fell-back, detached, failed,
-    stopping."""
->>>>>>> who
 
     what: str
     model: str
