@@ -46,14 +46,16 @@ class FdStore:
             )
 
     def park(self, fds: Mapping[str, int]) -> None:
-        """Send descriptors, each under a name of its own. LimitError when there is no room: then
-        nothing was sent. StoreError when it cannot be sent: then nothing of it stays."""
+        """Send descriptors, each under a name of its own; those that are there already stay as they
+        are. LimitError when there is no room: then nothing was sent. StoreError when it cannot be
+        sent: then nothing of it stays."""
         if not self.kind:
             return
-        self.check_room(len(fds))
+        new = {name: fd for name, fd in fds.items() if name not in self._names}
+        self.check_room(len(new))
         sent: list[str] = []
         try:
-            for name, fd in fds.items():
+            for name, fd in new.items():
                 self._manager.store(name, fd)
                 self._names.add(name)
                 sent.append(name)

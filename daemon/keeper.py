@@ -23,7 +23,7 @@ _USER_MISTAKE = 2  # exit status of a daemon whose settings are wrong
 _FIRST_FD = 3
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-_DELAY_S, _MAX_DELAY_S = 0.05, 5.0
+_DELAY_S, _MAX_DELAY_S = 0.1, 5.0
 _WELL_S = 1.0  # who has lived that long is started again at once
 _CREDENTIALS = struct.Struct("iII")
 _MESSAGE_NBYTES = 8192
@@ -57,7 +57,7 @@ class Keeper:
         self._selector.register(self._notify, selectors.EVENT_READ, self._read_notify)
         self._selector.register(self._wake, selectors.EVENT_READ, self._read_signals)
         self._pid = 0  # of the daemon; 0 while there is none
-        self._was_ready = self._is_ending = False
+        self._was_ready = self._is_ready = self._is_ending = False
         self._delay_s = 0.0
         self._began_s = self._due_s = self._heard_s = 0.0
         self._status: int | None = None  # ours, once it is known
@@ -100,6 +100,7 @@ class Keeper:
         if self._watchdog_s:
             environ["WATCHDOG_USEC"] = str(int(self._watchdog_s * 1e6))
         self._began_s = self._heard_s = time.monotonic()
+        self._is_ready = False
         self._pid = os.fork()
         if self._pid == 0:
             _become(self._argv, environ, fds)
@@ -121,13 +122,15 @@ class Keeper:
         if self._is_ending or status == 0 or is_first_mistake:
             self._status = max(status, 0)
             return
-        has_lived_well = time.monotonic() - self._began_s > _WELL_S
-        if status == RESTART_STATUS or has_lived_well:
+        if status == RESTART_STATUS or time.monotonic() - self._began_s > _WELL_S:
             self._delay_s = 0.0
+        elif self._is_ready or not self._delay_s:
+            self._delay_s = _DELAY_S
+        else:  # it does not even begin to serve
+            self._delay_s = min(2 * self._delay_s, _MAX_DELAY_S)
         self._due_s = time.monotonic() + self._delay_s
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended ({status})"
         say(f"the daemon (pid {pid}) {how}; starting it again in {self._delay_s:g} s")
-        self._delay_s = min(max(self._delay_s * 2, _DELAY_S), _MAX_DELAY_S)
 
     # --- what comes in -------------------------------------------------------------------
 
@@ -160,7 +163,8 @@ class Keeper:
     def _heed(self, said: dict[str, str], fds: "array[int]") -> None:
         """Do what the daemon asks; what is taken out of `fds` is kept."""
         self._heard_s = time.monotonic()
-        self._was_ready = self._was_ready or said.get("READY") == "1"
+        if said.get("READY") == "1":
+            self._was_ready = self._is_ready = True
         name = said.get("FDNAME", "")
         if said.get("FDSTORE") == "1" and fds:
             if name in self._stored or len(self._stored) >= ROOM or not name or ":" in name:

@@ -50,7 +50,7 @@ from weightd.ipc.slots import Slots
 log = logging.getLogger("weightd.daemon")
 
 _DRAIN_S = 10.0
-_RETURN_S = 10.0  # how long what only workers hold waits for them after the daemon's own absence
+_RETURN_S = 3.0  # how long what only workers hold waits for them after the daemon's own absence
 
 
 class Server:

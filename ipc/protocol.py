@@ -390,7 +390,8 @@ AttachReply = (
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, denied, revoked, attached, switched, fell-back, detached, failed, corrupt, stopping."""
+    allowed, denied, denial-lifted, revoked, attached, switched, fell-back, detached, failed,
+    corrupt, stopping."""
 
     what: str
     model: str

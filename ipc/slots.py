@@ -69,8 +69,12 @@ class Slots:
         number = self._number + 1
         head = _HEAD.pack(number, len(value), xxh3_128_digest(value))
         _write(self._fd, head + value, _slot_offset(number))
-        os.pwrite(self._fd, _WORD.pack(number), _WORD_OFFSET)
+        self._turn(number)
         self._number, self.value = number, value
+
+    def _turn(self, number: int) -> None:
+        """Have the other slot count: eight bytes of one page, which are written whole or not."""
+        os.pwrite(self._fd, _WORD.pack(number), _WORD_OFFSET)
 
     def fileno(self) -> int:
         return self._fd

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import weightd
-from tests.helpers import kill_and_reap, wait_until
+from tests.helpers import children_of, kill_and_reap, wait_until
 from weightd.daemon import main
+from weightd.daemon.origin import Origin
 from weightd.daemon.settings import Settings
 from weightd.ipc.runtime import RuntimeFolder
 
@@ -83,6 +84,70 @@ def running_daemon(*, prefix: tuple[str, ...] = (), **settings: Any) -> Iterator
     with tempfile.TemporaryDirectory(prefix="wd-") as path:
         folder = RuntimeFolder(Path(path) / "run")
         daemon = Daemon(Settings(**settings), folder, Path(path) / "log", prefix=prefix)
+        try:
+            yield daemon
+        finally:
+            daemon.close()
+        assert "Traceback" not in daemon.log(), daemon.log()
+
+
+class Kept(Daemon):
+    """A daemon that a keeper starts, again and again: `process` is the keeper. program: instead of
+    the daemon's own module."""
+
+    def __init__(
+        self,
+        settings: Settings | Origin,
+        folder: RuntimeFolder,
+        log: Path,
+        *,
+        program: tuple[str, ...] = (),
+    ) -> None:
+        folder.create(0o700)
+        self.folder = folder
+        self.log_path = log
+        self._known = 0  # the daemon that await_next() goes on from
+        command = main.kept_command(folder, settings)
+        if program:
+            command[command.index("-P", 2) : -2] = program
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stderr=file)
+        wait_until(lambda: self.process.poll() is not None or "ready at" in self.log())
+        self.client = weightd.Client(folder.path, timeout_s=20)
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon that lives now; 0 between two."""
+        return next(iter(children_of(self.process.pid)), 0)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until another one serves."""
+        before = self.pid
+        os.kill(before, signal.SIGKILL)
+        self.wait_for_another_than(before)
+
+    def wait_for_another_than(self, before: int) -> None:
+        wait_until(lambda: self.client.status().pid != before)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            kill_and_reap(self.process)
+
+
+@contextmanager
+def kept_daemon(
+    *, program: tuple[str, ...] = (), origin: Origin | None = None, **settings: Any
+) -> Iterator[Kept]:
+    """As running_daemon(), under a keeper."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as path:
+        folder = RuntimeFolder(Path(path) / "run")
+        what = origin or Settings(**settings)
+        daemon = Kept(what, folder, Path(path) / "log", program=program)
         try:
             yield daemon
         finally:

@@ -31,8 +31,12 @@ def open_descriptors() -> dict[int, str]:
 
 def children() -> set[int]:
     """The PIDs of this process's children, those that died and were not reaped included."""
+    return children_of(os.getpid())
+
+
+def children_of(pid: int) -> set[int]:
     found: set[int] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             found.update(int(pid) for pid in path.read_text().split())
         except (FileNotFoundError, ProcessLookupError):  # the thread has ended

@@ -1,0 +1,301 @@
+"""Weights that outlive the daemon: it is killed, stopped and replaced, and nothing is lost, nothing
+is read again, and everybody goes on."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import weightd
+from tests.daemons import EARLY, FINAL, LENET, WORKERS, Kept, Worker, kept_daemon, running_worker
+from tests.helpers import wait_until
+from weightd.errors import (
+    BrokenPeerError,
+    BusyError,
+    NotAllowedError,
+    StoreError,
+    UnknownModelError,
+)
+
+DYING = ("-P", str(WORKERS / "dying_daemon.py"))
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """A kept daemon with the real LeNet-5 as `lenet`, versions 1 (held) and 2 (live)."""
+    with kept_daemon() as daemon:
+        daemon.load_lenet()
+        daemon.client.publish("lenet", EARLY)
+        yield daemon
+
+
+def attached(daemon: Kept, worker: Worker) -> None:
+    daemon.client.allow("lenet", worker.pid)
+    assert "error" not in worker.ask("attach", model="lenet")
+
+
+def digest(worker: Worker) -> str:
+    (found,) = worker.ask("predict", model="lenet")["digests"]
+    return str(found)
+
+
+def stagings(daemon: Kept) -> int:
+    """How many times a file was read, by all daemons so far."""
+    return daemon.log().count(": staging ")
+
+
+def memfds(pid: int) -> dict[int, str]:
+    """What memory of ours a process maps, by inode."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return {int(f[4]): f[5] for f in lines if len(f) > 5 and f[5].startswith("/memfd:weightd:")}
+
+
+# --- a daemon that is killed -------------------------------------------------------------
+
+
+def test_versions_states_and_numbers_are_the_same_after_a_kill(kept: Kept) -> None:
+    before = kept.client.status()
+    held = memfds(kept.pid)
+    kept.kill()
+    after = kept.client.status()
+    assert after.pid != before.pid
+    assert (after.models, after.incarnation) == (before.models, before.incarnation)
+    assert memfds(kept.pid) == held
+    assert kept.client.publish("lenet", FINAL) == 3
+    assert kept.versions() == [(2, "HELD"), (3, "LIVE")]
+    assert kept.client.rollback("lenet") == 2
+    assert stagings(kept) == 3
+
+
+def test_a_worker_predicts_all_the_while_and_gets_the_next_version(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        answer = digest(worker)
+        os.kill(kept.pid, signal.SIGSTOP)  # away, and nobody notices yet
+        assert digest(worker) == answer
+        before = kept.pid
+        os.kill(before, signal.SIGKILL)
+        assert digest(worker) == answer
+        kept.wait_for_another_than(before)
+        wait_until(lambda: [w.pid for w in kept.client.status().workers] == [worker.pid])
+        assert [(w.version, w.lag) for w in kept.client.status().workers] == [(2, "")]
+        assert worker.ask("state", model="lenet") == {"version": 2, "connected": True, "lag": ""}
+        kept.client.publish("lenet", FINAL)
+        worker.ask("wait_for_version", model="lenet", number=3)
+        assert digest(worker) != answer
+        assert [v.leases for v in kept.client.status().models["lenet"].versions] == [0, 1]
+
+
+def test_a_handle_and_the_whitelist_go_on_and_what_was_revoked_stays_so(kept: Kept) -> None:
+    with running_worker(kept) as one, running_worker(kept) as two:
+        handle = kept.client.allow("lenet", one.pid)
+        attached(kept, two)
+        kept.client.revoke("lenet", two.pid)
+        kept.kill()
+        assert kept.client.status().models["lenet"].allowed_pids == (one.pid,)
+        assert one.ask("attach", model="lenet", handle=handle)["version"] == 2
+        wait_until(lambda: "may not attach" in two.ask("state", model="lenet")["lag"])
+        assert digest(two) == digest(one)  # and goes on with what it has
+        assert [w.pid for w in kept.client.status().workers] == [one.pid]
+
+
+def test_a_process_that_ended_meanwhile_is_on_no_list_any_more(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        os.kill(kept.process.pid, signal.SIGSTOP)  # nobody starts the next one yet
+        os.kill(kept.pid, signal.SIGKILL)
+    os.kill(kept.process.pid, signal.SIGCONT)
+    wait_until(lambda: kept.pid != 0)
+    assert kept.client.status().models["lenet"].allowed_pids == ()
+
+
+def test_a_version_that_only_a_worker_holds_stays_until_it_lets_go(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        os.kill(worker.pid, signal.SIGSTOP)
+        kept.client.publish("lenet", FINAL)
+        kept.client.publish("lenet", EARLY)
+        assert [number for number, _ in kept.versions()] == [2, 3, 4]
+        kept.kill()
+        assert [number for number, _ in kept.versions()] == [2, 3, 4]
+        os.kill(worker.pid, signal.SIGCONT)
+        worker.ask("wait_for_version", model="lenet", number=4)
+        wait_until(lambda: [number for number, _ in kept.versions()] == [3, 4])
+
+
+def test_an_unloaded_model_does_not_come_back(kept: Kept) -> None:
+    kept.client.unload("lenet")
+    kept.kill()
+    assert kept.client.status().models == {}
+    with pytest.raises(UnknownModelError):
+        kept.client.publish("lenet", FINAL)
+    assert kept.load_lenet() == 1
+
+
+def test_an_update_after_a_kill_finds_the_file_that_the_model_was_made_from(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.onnx"
+    file.write_bytes(LENET.read_bytes())
+    with kept_daemon() as kept:
+        kept.client.load("lenet", file)
+        kept.kill()
+        file.unlink()  # the keeper has it open
+        name, before = parameter(kept)
+        assert kept.client.update("lenet", {name: before + 1}) == 2
+        kept.kill()
+        name, after = parameter(kept)
+        np.testing.assert_array_equal(after, before + 1)
+
+
+def parameter(kept: Kept) -> tuple[str, Any]:
+    """A weight of the live version that can be read as it is."""
+    with kept.attach_here() as here:
+        name = min(here.weights)
+        return name, np.array(here.weights[name])
+
+
+# --- clients -----------------------------------------------------------------------------
+
+
+def test_a_request_is_answered_by_the_next_daemon(kept: Kept) -> None:
+    for _ in range(3):
+        os.kill(kept.pid, signal.SIGKILL)
+        assert sorted(kept.client.status().models) == ["lenet"]
+        assert kept.client.current_pid() == os.getpid()
+
+
+def test_a_publish_that_a_kill_interrupts_is_made_once(kept: Kept) -> None:
+    killed = threading.Event()
+
+    def kill_once(_: object) -> None:
+        if not killed.is_set():
+            killed.set()
+            os.kill(kept.pid, signal.SIGKILL)
+
+    assert kept.client.publish("lenet", FINAL, on_progress=kill_once) == 3
+    assert killed.is_set()
+    assert kept.versions() == [(2, "HELD"), (3, "LIVE")]
+
+
+def test_without_a_keeper_a_client_hears_at_once_that_the_daemon_is_gone(
+    lenet: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(BrokenPeerError):
+        lenet.client.publish("lenet", EARLY, on_progress=lambda _: lenet.stop(signal.SIGKILL))
+
+
+# --- killed at every step ----------------------------------------------------------------
+
+
+def test_a_daemon_killed_at_any_step_of_a_publish_loses_and_invents_nothing() -> None:
+    """Before each step in turn: to the fd store, to the state, to workers and to the client."""
+    with kept_daemon(program=DYING) as kept, running_worker(kept) as worker:
+        kept.load_lenet()
+        attached(kept, worker)
+        order, seen = kept.runtime_dir / "die", kept.runtime_dir / "steps"
+        files, number, step = [EARLY, FINAL], 1, 1
+        died = set()
+        while True:
+            wait_until(lambda: len(kept.client.status().workers) == 1)
+            order.write_text(str(step))
+            number += 1
+            assert kept.client.publish("lenet", files[number % 2]) == number
+            assert kept.versions() == [(number - 1, "HELD"), (number, "LIVE")]
+            worker.ask("wait_for_version", model="lenet", number=number)
+            if order.exists():
+                break
+            died.add(seen.read_text().splitlines()[-1])
+            step += 1
+        assert died >= {
+            "to the fd store",
+            "the state's other slot",
+            "the state's commit word",
+            "a notice",
+            "an event",
+            "a reply",
+        }
+        wait_until(lambda: [w.lag for w in kept.client.status().workers] == [""])
+        digests = {kept.client.rollback("lenet"): digest(worker)}
+        assert len(digests) == 1
+
+
+# --- replaced, stopped -------------------------------------------------------------------
+
+
+def test_an_upgrade_reads_nothing_again_and_loses_nobody(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        before = kept.client.status()
+        kept.client.upgrade()
+        after = kept.client.status()
+        assert (after.pid != before.pid, after.models.keys()) == (True, before.models.keys())
+        wait_until(lambda: len(kept.client.status().workers) == 1)
+        assert stagings(kept) == 2
+        assert kept.process.poll() is None
+
+
+def test_an_upgrade_without_anybody_who_keeps_the_weights_is_refused(lenet: Any) -> None:
+    with pytest.raises(StoreError, match="serve --keep"):
+        lenet.client.upgrade()
+    assert lenet.process.poll() is None
+
+
+def test_an_upgrade_waits_for_nobodys_staging(kept: Kept) -> None:
+    refused: list[object] = []
+
+    def meanwhile(_: object) -> None:
+        if not refused:
+            with weightd.Client(kept.runtime_dir) as other, pytest.raises(BusyError) as error:
+                other.upgrade()
+            refused.append(error)
+
+    kept.client.publish("lenet", FINAL, on_progress=meanwhile)
+    assert len(refused) == 1
+
+
+def test_a_shutdown_ends_the_keeper_too_and_the_workers_go_on(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        answer = digest(worker)
+        kept.client.shutdown()
+        assert kept.process.wait(20) == 0
+        assert digest(worker) == answer
+        assert list(kept.runtime_dir.iterdir()) == [kept.runtime_dir / "daemon.lock"]
+
+
+def test_a_worker_of_a_daemon_that_lost_everything_begins_anew(kept: Kept, tmp_path: Path) -> None:
+    """The keeper is killed with its daemon; another one knows nothing of the worker's versions."""
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        daemon = kept.pid
+        os.kill(kept.process.pid, signal.SIGKILL)
+        os.kill(daemon, signal.SIGKILL)
+        kept.process.wait(20)
+        wait_until(lambda: not worker.ask("state", model="lenet")["connected"])
+        again = Kept(weightd_settings(), kept.folder, tmp_path / "log")
+        try:
+            again.load_lenet()
+            wait_until(lambda: "may not attach" in worker.ask("state", model="lenet")["lag"])
+            again.client.allow("lenet", worker.pid)
+            worker.ask("wait_for_version", model="lenet", number=1)
+            wait_until(lambda: len(again.client.status().workers) == 1)
+        finally:
+            again.close()
+
+
+def weightd_settings() -> Any:
+    from weightd.daemon.settings import Settings
+
+    return Settings()
+
+
+def test_who_was_never_let_in_is_not_let_in_by_a_restart(kept: Kept) -> None:
+    kept.kill()
+    with pytest.raises(NotAllowedError):
+        weightd.attach("lenet", runtime_dir=kept.runtime_dir)

@@ -1,0 +1,56 @@
+"""A daemon that kills itself at one step of the next thing that it does, as SIGKILL would.
+
+A step is each time that it lets something out: to the fd store, to the state, to a client or a
+worker. In the runtime folder the file `die` says before which step from now on; it is taken away
+first, so that the next daemon lives. `steps` lists what was done instead, when nobody died.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightd.daemon import main
+from weightd.daemon.attach_plane import AttachPlane
+from weightd.ipc import slots
+from weightd.ipc.channel import ControlServer
+from weightd.ipc.manager import Manager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+folder = Path(sys.argv[1])
+steps: list[str] = []
+
+
+def step(name: str) -> None:
+    order = folder / "die"
+    if not order.exists():
+        steps.clear()
+        return
+    steps.append(name)
+    (folder / "steps").write_text("\n".join(steps))
+    if len(steps) == int(order.read_text()):
+        order.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str, label: str) -> None:
+    """Have calls of owner.name be a step."""
+    call: Callable[..., Any] = getattr(owner, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        step(label)
+        return call(*args, **options)
+
+    setattr(owner, name, counted)
+
+
+before(Manager, "_send", "to the fd store")
+before(slots, "_write", "the state's other slot")
+before(slots.Slots, "_turn", "the state's commit word")
+before(AttachPlane, "tell", "a notice")
+before(ControlServer, "publish", "an event")
+before(ControlServer, "reply", "a reply")
+sys.exit(main.main(sys.argv))
