@@ -9,7 +9,9 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from weightd.daemon.counters import Counters
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.errors import (
@@ -64,12 +66,18 @@ class AdminPlane:
     """Owns its door, the connections and the offers that wait."""
 
     def __init__(
-        self, loop: Loop, folder: RuntimeFolder, when_withdrawn: Callable[[int], object]
+        self,
+        loop: Loop,
+        folder: RuntimeFolder,
+        when_withdrawn: Callable[[int], object],
+        counters: Counters,
     ) -> None:
         self._loop = loop
         self._when_withdrawn = when_withdrawn
+        self._counters = counters
         self._visitors: set[_Visitor] = set()
-        self._door = Door(loop, Listener(folder.admin, mode=0o600, max_fds=2), self._welcome)
+        listener = Listener(folder.admin, mode=0o600, max_fds=2)
+        self._door = Door(loop, listener, self._welcome, partial(counters.refused, "admin"))
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""
@@ -115,8 +123,11 @@ class AdminPlane:
 
     def _answer(self, visitor: _Visitor, received: Received) -> protocol.Message:
         try:
-            return protocol.Offered(_keep(visitor, received))
+            offered = protocol.Offered(_keep(visitor, received))
+            self._counters.requests["admin"]["Offer"] += 1
+            return offered
         except RefusedError as error:
+            self._counters.refused("admin", error)
             received.close()
             return protocol.Failed(*to_wire(error))
 

@@ -13,8 +13,10 @@ Whoever can reach the machine can connect, so nothing here trusts or waits for a
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
+from weightd.daemon.counters import Counters
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.daemon.visitor import PATIENCE, UNREAD_RETRY_S, ThreadReader, Visitor
@@ -53,11 +55,12 @@ class Desk(Protocol):
 class AttachPlane:
     """Owns its door and every connection. lease ids are the catalog's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one thing it needs
         self,
         loop: Loop,
         folder: RuntimeFolder,
         desk: Desk,
+        counters: Counters,
         *,
         mode: int,
         read_in_threads: bool,
@@ -65,13 +68,16 @@ class AttachPlane:
     ) -> None:
         self._loop = loop
         self._desk = desk
+        self._counters = counters
         listener = Listener(folder.attach, mode=mode, max_fds=0)
         self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
         self._hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
-        self._door = Door(loop, listener, self._welcome, self._make_room)
+        self._door = Door(
+            loop, listener, self._welcome, partial(counters.refused, "attach"), self._make_room
+        )
         loop.call_later(_SWEEP_S, self._sweep)
 
     @property
@@ -89,6 +95,7 @@ class AttachPlane:
             if visitor.has_notice:
                 return
             visitor.has_notice = True
+            self._counters.notices += 1
         self._send(visitor, message)
 
     def say_goodbye(self, reason: str) -> None:
@@ -163,6 +170,7 @@ class AttachPlane:
 
     def _evict(self, visitors: list[Visitor]) -> None:
         for visitor in visitors:
+            self._counters.evictions += 1
             self._close(visitor)
 
     def _sweep(self) -> None:
@@ -225,12 +233,15 @@ class AttachPlane:
     def _answer(self, visitor: Visitor, raw: bytes) -> None:
         try:
             request = protocol.decode(raw, protocol.AttachRequest)
+            self._counters.requested("attach", request)
             reply, fds = self._desk.serve(request, visitor)
         except BadRequestError as error:
+            self._counters.refused("attach", error)
             self._send(visitor, protocol.Failed(*to_wire(error)))
             self._close(visitor)
             return
         except RefusedError as error:
+            self._counters.refused("attach", error)
             reply, fds = protocol.Failed(*to_wire(error)), ()
         if visitor.lease is not None:
             self._by_lease[visitor.lease] = visitor
@@ -241,6 +252,7 @@ class AttachPlane:
         try:
             is_sent = visitor.connection.send(protocol.encode(message), fds)
         except LimitError as error:  # others do not read theirs: this one hears why, and may retry
+            self._counters.refused("attach", error)
             self._send(visitor, protocol.Failed(*to_wire(error)))
             is_sent = False
         except BrokenPeerError as error:

@@ -12,6 +12,7 @@ from typing import Protocol, assert_never
 from weightd.daemon import roles
 from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.counters import Counters
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
 from weightd.daemon.processes import ProcessTable
@@ -39,6 +40,9 @@ class House(Protocol):
     def live(self, name: str) -> protocol.Live: ...
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def is_stopping(self) -> bool: ...
@@ -91,10 +95,12 @@ class ControlPlane:
         try:
             check_credentials(envelope.pid, envelope.uid)
             request = protocol.decode(envelope.raw, protocol.ControlRequest)
+            self._house.counters.requested("control", request)
             self._check_role(request, envelope.uid)
             reply = self._handle(request, envelope)
         except WeightdError as error:
             log.info("refused pid %d uid %d: %s", envelope.pid, envelope.uid, error)
+            self._house.counters.refused("control", error)
             reply = protocol.Failed(*to_wire(error))
         if reply is not None:
             self._reply(envelope, reply)
@@ -110,7 +116,8 @@ class ControlPlane:
         elif name is not None:
             owner = self._publisher.owner_of_staged(name)
         roles.check(request, uid, owner, self._house.admins)
-        if self._house.is_stopping and not isinstance(request, protocol.Status):
+        is_question = isinstance(request, protocol.Status | protocol.Counters)
+        if self._house.is_stopping and not is_question:
             raise BusyError("the daemon is stopping")
 
     def _handle(  # noqa: C901, PLR0911 - one case for each request
@@ -138,6 +145,8 @@ class ControlPlane:
                 self._publisher.cancel(request.model, f"by process {envelope.pid}")
             case protocol.Status():
                 return self._house.status()
+            case protocol.Counters():
+                return protocol.Tally(self._house.counters.snapshot(dropped=self._server.dropped))
             case protocol.Shutdown():
                 self._house.stop(f"process {envelope.pid} asked for it")
             case _:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol, assert_never
 
 from weightd.daemon.catalog import Catalog, not_allowed
+from weightd.daemon.counters import Counters
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
@@ -27,6 +28,9 @@ class House(Protocol):
     def perform(self, actions: list[Action]) -> None: ...
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def incarnation(self) -> str: ...
@@ -78,9 +82,11 @@ class Desk:
             case protocol.NotSwitched():
                 reason = one_line(request.reason)
                 self._catalog.not_switched(visitor.lease, request.version, reason)
+                self._house.counters.not_switched += 1
                 name, pid = self._name(visitor), visitor.peer.pid
                 self._house.emit("failed", name, request.version, pid, reason)
             case protocol.Unfit(version, reason):
+                self._house.counters.unfit += 1
                 self._fitting.ask(visitor.lease, version, one_line(reason))
             case protocol.RunsOn():
                 self._runs_on(visitor, request)
@@ -130,6 +136,7 @@ class Desk:
 
     def _switched(self, lease: int, request: protocol.Switched) -> None:
         self._catalog.switched(lease, request.version, request.pause_us)
+        self._house.counters.switch_pause_us.add(request.pause_us)
         held = self._catalog.leases[lease]
         self._house.emit("switched", held.model.name, request.version, held.pid)
 

@@ -32,11 +32,13 @@ class Door:
         loop: Loop,
         listener: Listener,
         when_connected: WhenConnected,
+        when_refused: Callable[[RefusedError], object],
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._when_connected = when_connected
+        self._when_refused = when_refused
         self._make_room = make_room
         self._is_open = False
         self._open()
@@ -81,6 +83,7 @@ class Door:
                 self._when_connected(connection, peer)
             except RefusedError as error:
                 log.warning("refused a connection: %s", error)
+                self._when_refused(error)
                 with contextlib.suppress(BrokenPeerError):
                     connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
             except OSError as error:  # no descriptor left to identify it by

@@ -2,6 +2,7 @@
 nothing. One at a time for each model, a few at a time together."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.counters import Counters
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
@@ -55,6 +57,7 @@ class _Running:
     file: OfferedFile | None
     version: Version
     is_dry: bool
+    began_s: float
 
 
 class Host(Protocol):
@@ -65,6 +68,10 @@ class Host(Protocol):
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell what happened."""
+
+    @property
+    def counters(self) -> Counters:
+        """Where what is staged is counted."""
 
     def settled(self, model: str, error: WeightdError | None) -> None:
         """A staging of this model is over; error: why nothing came of it."""
@@ -258,7 +265,9 @@ class Publisher:
         except (WeightdError, OSError) as error:  # OSError: the daemon has no descriptor left
             self._catalog.abort(order.model)
             raise StagingError(f"staging {order.model!r} could not begin: {error}") from error
-        self._running[order.model] = _Running(staging, asker, file, version, is_dry)
+        self._running[order.model] = _Running(
+            staging, asker, file, version, is_dry, time.monotonic()
+        )
         name = order.update.name if order.update else order.file_name
         log.info("staging %s version %d from %s", order.model, order.version, name)
 
@@ -271,10 +280,13 @@ class Publisher:
             _close(running.file)
             self._catalog.abort(order.model)
             self._release(order, running.version)
+            self._host.counters.failed(_kind(order), error)
             self._host.emit("failed", order.model, order.version, 0, str(error))
             running.asker.answer(error)
             self._host.settled(order.model, error)
         else:
+            took_s = time.monotonic() - running.began_s
+            self._host.counters.staging_s[_kind(order)].add(took_s)
             running.asker.answer(live)
             dry = StagingError("that was a dry run") if running.is_dry else None
             self._host.settled(order.model, dry)
@@ -326,6 +338,12 @@ class Publisher:
                 f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
                 "or raise memory_budget"
             )
+
+
+def _kind(order: Order) -> str:
+    if order.base is None:
+        return "load"
+    return "update" if order.update else "publish"
 
 
 def _close(file: OfferedFile | None) -> None:

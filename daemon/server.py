@@ -16,6 +16,7 @@ from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.counters import Counters
 from weightd.daemon.desk import Desk
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.loop import Loop
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, folder: RuntimeFolder, settings: Settings) -> None:
         self.is_stopping = False
+        self.counters = Counters()
         self.incarnation = secrets.token_hex(8)
         self._folder = folder
         self._settings = settings
@@ -65,11 +67,14 @@ class Server:
             self._loop,
             self._folder,
             self._desk,
+            self.counters,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
         )
-        self._admin_plane = AdminPlane(self._loop, self._folder, self._publisher.withdraw)
+        self._admin_plane = AdminPlane(
+            self._loop, self._folder, self._publisher.withdraw, self.counters
+        )
         self._control_plane = ControlPlane(
             self._loop,
             self._folder,
@@ -186,6 +191,7 @@ class Server:
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell the log and whoever listens to events."""
+        self.counters.events[what] += 1
         log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 

@@ -11,6 +11,7 @@ import msgpack
 import msgspec
 
 from weightd.errors import BadRequestError
+from weightd.ipc.counts import Counts
 from weightd.ipc.status import ModelStatus, StagingStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class Status(Message, frozen=True):
     """What the daemon holds, and for whom."""
 
 
+class Counters(Message, frozen=True):
+    """What the daemon has counted since it began."""
+
+
 class Shutdown(Message, frozen=True):
     """Drain and exit."""
 
@@ -129,6 +134,7 @@ ControlRequest = (
     | Rollback
     | Cancel
     | Status
+    | Counters
     | Shutdown
 )
 
@@ -197,7 +203,13 @@ class DaemonStatus(Message, frozen=True):
     staging: tuple[StagingStatus, ...]
 
 
-ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus
+class Tally(Message, frozen=True):
+    """The answer to Counters."""
+
+    counts: Counts
+
+
+ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus | Tally
 
 # --- admin socket: files come as descriptors ---------------------------------------------
 

@@ -15,6 +15,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
     for request in (
         protocol.CurrentPid(),
         protocol.Status(),
+        protocol.Counters(),
         protocol.Load("m", 1),
         protocol.Unload("m"),
         protocol.Allow("m", (1,)),
@@ -42,7 +43,7 @@ def test_every_request_of_the_control_plane_has_a_role() -> None:
 
 
 def test_what_changes_a_model_is_never_for_anyone() -> None:
-    harmless = {protocol.CurrentPid, protocol.Status, protocol.Load}
+    harmless = {protocol.CurrentPid, protocol.Status, protocol.Counters, protocol.Load}
     assert {kind for kind, role in ROLES.items() if role is Role.ANYONE} == harmless
 
 
