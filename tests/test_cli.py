@@ -19,7 +19,7 @@ from weightd import __version__
 
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
-    "serve", "status", "events", "exporter", "shutdown",
+    "serve", "status", "top", "events", "exporter", "shutdown",
     "load", "publish", "update", "rollback", "cancel", "unload",
     "allow", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench",

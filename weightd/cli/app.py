@@ -21,6 +21,7 @@ from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
+from weightd.cli.top import top
 from weightd.cli.workers import allow, ps, revoke
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "The daemon": (serve, status, events, exporter, shutdown),
+    "The daemon": (serve, status, top, events, exporter, shutdown),
     "Models": (load, publish, update, rollback, cancel, unload),
     "Workers": (allow, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
