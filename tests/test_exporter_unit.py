@@ -13,7 +13,7 @@ from weightd.ipc.runtime import RuntimeFolder
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE, SOCKET = UNITS / "weightd-exporter.service", UNITS / "weightd-exporter.socket"
 ANALYZE = shutil.which("systemd-analyze")
-MOST_EXPOSURE = 5  # tenths of a point: 0.5
+MOST_EXPOSURE = 6  # tenths of a point: 0.6
 
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
 
@@ -33,7 +33,7 @@ def unit(path: Path) -> configparser.ConfigParser:
 @needs_systemd
 def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
     for path in (SERVICE, SOCKET):
-        text = path.read_text().replace("/usr/bin/weightd", "/bin/true")  # it must be there
+        text = path.read_text().replace("/opt/weightd/bin/weightd", "/bin/true")  # it must be there
         (tmp_path / path.name).write_text(text)
     port = tmp_path / f"{SOCKET.name}.d" / "port.conf"
     port.parent.mkdir()
