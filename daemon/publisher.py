@@ -14,6 +14,7 @@ from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.adoption import names_of
 from weightd.daemon.asker import Asker
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.counters import Counters
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
@@ -22,12 +23,7 @@ from weightd.daemon.settings import Settings
 from weightd.daemon.sources import Sources, is_worth_keeping
 from weightd.daemon.staging import Filled, Order, Outcome, Staging, check_same
 from weightd.daemon.vault import Vault
-from weightd.errors import (
-    LimitError,
-    StagingError,
-    UnknownModelError,
-    WeightdError,
-)
+from weightd.errors import LimitError, StagingError, UnknownModelError, WeightdError
 from weightd.ipc import protocol
 from weightd.ipc.fields import Engine
 from weightd.ipc.status import StagingStatus
@@ -58,6 +54,10 @@ class Host(Protocol):
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell what happened."""
+
+    @property
+    def counters(self) -> Counters:
+        """Where what is staged is counted."""
 
     def settled(self, model: str, error: WeightdError | None) -> None:
         """A staging of this model is over; error: why nothing came of it."""
@@ -299,6 +299,7 @@ class Publisher:
             _close(running.file)
             self._fail(order, running, error)
             return
+        self._host.counters.staging_s[order.kind].add(running.staging.age_s)
         if running.is_dry:
             filled.segments[0].close()
             _close(running.file)
@@ -357,6 +358,7 @@ class Publisher:
         self._catalog.abort(order.model)
         self._release(order, running.version)
         if error is not None:
+            self._host.counters.failed(order.kind, error)
             self._host.emit("failed", order.model, order.version, 0, str(error))
             running.asker.answer(error)
             self._host.settled(order.model, error)

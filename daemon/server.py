@@ -15,12 +15,13 @@ from typing import assert_never
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.admission import Admission
-from weightd.daemon.adoption import Adopted, adopt
+from weightd.daemon.adoption import Adopted, Stored, adopt
 from weightd.daemon.asker import Asker
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.counters import Counters
 from weightd.daemon.desk import Desk
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
@@ -61,6 +62,7 @@ class Server:
         """given: what the service manager gave this process, with what an earlier daemon left."""
         given = given or Given()
         self.is_stopping = False
+        self.counters = Counters()
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
@@ -92,10 +94,7 @@ class Server:
             settings,
             self,
         )
-        adopted = adopt(given.stored)
-        self.incarnation = adopted.incarnation or secrets.token_hex(8)
-        self._record = Record(self._slots(adopted), self._capture)
-        self._take_over(adopted)
+        self._take_over(given.stored)
         self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
         self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
@@ -113,6 +112,15 @@ class Server:
 
     # --- what an earlier daemon left -----------------------------------------------------
 
+    def _take_over(self, stored: Stored) -> None:
+        began_s = time.monotonic()
+        adopted = adopt(stored)
+        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self._record = Record(self._slots(adopted), self._capture)
+        self._hold(adopted)
+        if stored:
+            self.counters.adoption_s = time.monotonic() - began_s
+
     def _slots(self, adopted: Adopted) -> Slots | None:
         """Where the state is written for the next daemon; None when there is no fd store."""
         if adopted.slots is not None or not self._store.kind:
@@ -122,7 +130,7 @@ class Server:
         self._store.park({STATE: slots.fileno()})
         return slots
 
-    def _take_over(self, adopted: Adopted) -> None:
+    def _hold(self, adopted: Adopted) -> None:
         self._catalog.adopt(adopted.models, adopted.last_uid)
         for uid, filled in adopted.versions.items():
             self._vault.put(uid, filled)
@@ -131,6 +139,8 @@ class Server:
         for process in adopted.processes:
             self._processes.watch(process)
         self._store.drop(adopted.unused)
+        self.counters.adopted_versions = len(adopted.versions)
+        self.counters.refused_adoptions = len(adopted.refused)
         for refused in adopted.refused:
             log.error("not adopted: %s", refused)
         for model in adopted.models:
@@ -156,6 +166,7 @@ class Server:
             self._folder,
             self._desk,
             self._audit,
+            self.counters,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
@@ -166,6 +177,7 @@ class Server:
             self._folder,
             self._publisher.withdraw,
             self._audit,
+            self.counters,
             gid=gid,
             given=given.socket_at(self._folder.admin),
         )
@@ -317,6 +329,7 @@ class Server:
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell the log and whoever listens to events."""
+        self.counters.events[what] += 1
         log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
