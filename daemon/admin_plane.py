@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from weightd.daemon.audit import Audit
+from weightd.daemon.counters import Counters
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.errors import (
@@ -67,12 +68,13 @@ class _Visitor:
 class AdminPlane:
     """Owns its door, the connections and the offers that wait."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part it needs
         self,
         loop: Loop,
         folder: RuntimeFolder,
         when_withdrawn: Callable[[int], object],
         audit: Audit,
+        counters: Counters,
         *,
         gid: int | None,
         given: socket.socket | None = None,
@@ -80,10 +82,12 @@ class AdminPlane:
         """gid: of the group that may come, None for nobody but the daemon's user and root."""
         self._loop = loop
         self._when_withdrawn = when_withdrawn
+        self._audit = audit
+        self._counters = counters
         self._visitors: set[_Visitor] = set()
         mode = 0o600 if gid is None else 0o660
         listener = Listener(folder.admin, mode=mode, max_fds=2, gid=gid, given=given)
-        self._door = Door(loop, listener, self._welcome, audit.turned_away)
+        self._door = Door(loop, listener, self._welcome, self._turned_away)
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""
@@ -113,6 +117,10 @@ class AdminPlane:
         self._visitors.add(visitor)
         self._loop.add(connection.fileno(), lambda: self._read(visitor))
 
+    def _turned_away(self, error: RefusedError, pid: int, uid: int) -> None:
+        self._audit.turned_away(error, pid, uid)
+        self._counters.refused("admin", error)
+
     def _read(self, visitor: _Visitor) -> None:
         try:
             received = visitor.connection.receive()
@@ -129,8 +137,11 @@ class AdminPlane:
 
     def _answer(self, visitor: _Visitor, received: Received) -> protocol.Message:
         try:
-            return protocol.Offered(_keep(visitor, received))
+            offered = protocol.Offered(_keep(visitor, received))
+            self._counters.requests["admin"]["Offer"] += 1
+            return offered
         except RefusedError as error:
+            self._counters.refused("admin", error)
             received.close()
             return protocol.Failed(*to_wire(error))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.model import Grant, Model, Version, VersionState
-from weightd.daemon.record import STATE
 from weightd.daemon.sources import file_name, folder_name
 from weightd.daemon.staging import Filled
 from weightd.daemon.state import KeptModel, KeptVersion, State, decode, grant_of, policy_of
@@ -23,6 +22,7 @@ from weightd.ipc.segment import Segment
 from weightd.ipc.slots import Slots
 from weightd.weights.manifest import read_manifest
 
+STATE = "state"  # its name in the fd store
 Stored = tuple[tuple[str, int], ...]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from weightd.daemon.audit import Audit
+from weightd.daemon.counters import Counters
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.daemon.visitor import PATIENCE, UNREAD_RETRY_S, ThreadReader, Visitor
@@ -63,6 +64,7 @@ class AttachPlane:
         folder: RuntimeFolder,
         desk: Desk,
         audit: Audit,
+        counters: Counters,
         *,
         mode: int,
         read_in_threads: bool,
@@ -72,13 +74,14 @@ class AttachPlane:
         self._loop = loop
         self._desk = desk
         self._audit = audit
+        self._counters = counters
         listener = Listener(folder.attach, mode=mode, max_fds=0, given=given)
         self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
         self.hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
-        self._door = Door(loop, listener, self._welcome, audit.turned_away, self._make_room)
+        self._door = Door(loop, listener, self._welcome, self._turned_away, self._make_room)
         loop.call_later(_SWEEP_S, self._sweep)
 
     @property
@@ -96,6 +99,7 @@ class AttachPlane:
             if visitor.has_notice:
                 return
             visitor.has_notice = True
+            self._counters.notices += 1
         self._send(visitor, message)
 
     def say_goodbye(self, reason: str) -> None:
@@ -129,6 +133,10 @@ class AttachPlane:
             self._read_in_thread(visitor)
         else:
             self._poll(visitor)
+
+    def _turned_away(self, error: RefusedError, pid: int, uid: int) -> None:
+        self._audit.turned_away(error, pid, uid)
+        self._counters.refused("attach", error)
 
     def _poll(self, visitor: Visitor) -> None:
         self._loop.add(visitor.connection.fileno(), lambda: self._read(visitor))
@@ -171,6 +179,7 @@ class AttachPlane:
 
     def _evict(self, visitors: list[Visitor]) -> None:
         for visitor in visitors:
+            self._counters.evictions += 1
             self._close(visitor)
 
     def _sweep(self) -> None:
@@ -235,12 +244,15 @@ class AttachPlane:
     def _answer(self, visitor: Visitor, raw: bytes) -> None:
         try:
             request = protocol.decode(raw, protocol.AttachRequest)
+            self._counters.requested("attach", request)
             reply, fds = self._desk.serve(request, visitor)
         except BadRequestError as error:
+            self._counters.refused("attach", error)
             self._send(visitor, protocol.Failed(*to_wire(error)))
             self._close(visitor)
             return
         except RefusedError as error:
+            self._counters.refused("attach", error)
             reply, fds = protocol.Failed(*to_wire(error)), ()
         if visitor.lease is not None:
             self._by_lease[visitor.lease] = visitor
@@ -251,6 +263,7 @@ class AttachPlane:
         try:
             is_sent = visitor.connection.send(protocol.encode(message), fds)
         except LimitError as error:  # others do not read theirs: this one hears why, and may retry
+            self._counters.refused("attach", error)
             self._send(visitor, protocol.Failed(*to_wire(error)))
             is_sent = False
         except BrokenPeerError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from weightd.daemon import limits
+from weightd.daemon.bounds import Bounds
 from weightd.daemon.model import (
     Action,
     Event,
@@ -37,25 +38,10 @@ from weightd.ipc.peer import Key
 
 
 class Catalog:
-    """All models, versions and leases. keep: how many versions are held for rollback, the live
-    one included; leases_per_uid: how many leases the processes of one user may have together;
-    versions_held: how many versions a model may have in memory. settled: rules that the settings
-    have for models, by name; deny: for all models."""
+    """All models, versions and leases."""
 
-    def __init__(
-        self,
-        *,
-        keep: int = 2,
-        leases_per_uid: int = 4096,
-        versions_held: int = 64,
-        settled: Mapping[str, Policy] | None = None,
-        deny: tuple[Rule, ...] = (),
-    ) -> None:
-        self._keep = keep
-        self._leases_per_uid = leases_per_uid
-        self._versions_held = versions_held
-        self.settled = dict(settled or {})
-        self.deny = deny
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._bounds = bounds or Bounds()
         self._kinds: frozenset[Kind] = frozenset()  # that rules ask for, at this revision:
         self._kinds_at = -1
         self._last_lease = 0
@@ -66,22 +52,19 @@ class Catalog:
         self.models: dict[str, Model] = {}
         self.leases: dict[int, Lease] = {}
 
-    def apply(
-        self,
-        *,
-        keep: int,
-        leases_per_uid: int,
-        versions_held: int,
-        settled: Mapping[str, Policy],
-        deny: tuple[Rule, ...],
-    ) -> list[Action]:
-        """Go by other settings from here on. Leases stay as they are: see set_policy()."""
-        self._keep = keep
-        self._leases_per_uid = leases_per_uid
-        self._versions_held = versions_held
-        self.settled, self.deny = dict(settled), deny
+    def apply(self, bounds: Bounds) -> list[Action]:
+        """Go by others from here on. Leases stay as they are: see set_policy()."""
+        self._bounds = bounds
         self.revision += 1
         return [action for model in self.models.values() for action in self._free_unheld(model)]
+
+    @property
+    def settled(self) -> Mapping[str, Policy]:
+        return self._bounds.settled
+
+    @property
+    def deny(self) -> tuple[Rule, ...]:
+        return self._bounds.deny
 
     # --- models and versions -------------------------------------------------------------
 
@@ -114,7 +97,9 @@ class Catalog:
     def stage_next(self, name: str) -> Version:
         """Begin to stage the next version of a model. Its number is used up only by publish."""
         model = self.model(name)
-        limits.check_versions(model, self.leases, keep=self._keep, most=self._versions_held)
+        limits.check_versions(
+            model, self.leases, keep=self._bounds.keep, most=self._bounds.versions_held
+        )
         return self._stage(name, model.next_number)
 
     def _stage(self, name: str, number: int) -> Version:
@@ -163,7 +148,7 @@ class Catalog:
                 return number
         raise UnknownVersionError(
             f"model {model.name!r} has no version to roll back to: only {model.live.number} is "
-            f"held (the daemon keeps {self._keep})"
+            f"held (the daemon keeps {self._bounds.keep})"
         )
 
     def _make_live(
@@ -203,7 +188,7 @@ class Catalog:
         return [*told, *self._free_unheld(model)]
 
     def _free_unheld(self, model: Model) -> list[Action]:
-        kept = model.was_live[-self._keep :] if model.is_loaded else []
+        kept = model.was_live[-self._bounds.keep :] if model.is_loaded else []
         freed: list[Action] = []
         for version in list(model.versions.values()):
             is_held = version.number in kept or version.leases or version.uid in self._awaited
@@ -228,7 +213,7 @@ class Catalog:
             version.uid
             for model in models
             for version in model.versions.values()
-            if version.number not in model.was_live[-self._keep :]
+            if version.number not in model.was_live[-self._bounds.keep :]
         }
 
     def everybody_returned(self) -> list[Action]:
@@ -335,7 +320,9 @@ class Catalog:
         else:
             model = self.model(name)
         pid, admission = admit(model, self.rules_of(model), key, guest, handle)
-        limits.check_leases(self.leases.values(), model, key, guest.uid, most=self._leases_per_uid)
+        limits.check_leases(
+            self.leases.values(), model, key, guest.uid, most=self._bounds.leases_per_uid
+        )
         self._last_lease += 1
         number = model.live.number
         lease = Lease(self._last_lease, model, key, pid, guest.uid, number, admission.rule)

@@ -10,6 +10,7 @@ from weightd.daemon.admission import Admission
 from weightd.daemon.asker import Asker
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.counters import Counters
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
@@ -20,6 +21,7 @@ from weightd.daemon.scrubbing import Scrubbing
 from weightd.errors import BusyError, WeightdError, to_wire
 from weightd.ipc import protocol
 from weightd.ipc.channel import ControlServer, Envelope, Sockets
+from weightd.ipc.counts import Counts
 from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
@@ -41,6 +43,9 @@ class House(Protocol):
     def live(self, name: str) -> protocol.Live: ...
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def is_stopping(self) -> bool: ...
@@ -106,10 +111,12 @@ class ControlPlane:
             check_credentials(envelope.pid, envelope.uid)
             self._count(envelope)
             request = protocol.decode(envelope.raw, protocol.ControlRequest)
+            self._house.counters.requested("control", request)
             self._check_role(request, envelope)
             reply = self._handle(request, envelope)
         except WeightdError as error:
             self._note(envelope, request, error)
+            self._house.counters.refused("control", error)
             reply = protocol.Failed(*to_wire(error))
         else:
             if reply is not None:
@@ -156,8 +163,14 @@ class ControlPlane:
         elif name is not None:
             owner = self._publisher.owner_of_staged(name)
         self._house.roles.check(request, envelope.uid, envelope.gid, owner)
-        if self._house.is_stopping and not isinstance(request, protocol.Status):
+        is_question = isinstance(request, protocol.Status | protocol.Counters)
+        if self._house.is_stopping and not is_question:
             raise BusyError("the daemon is stopping")
+
+    def _counts(self) -> Counts:
+        return self._house.counters.snapshot(
+            dropped=self._server.dropped, damaged_versions=self._scrubbing.damaged_versions
+        )
 
     def _handle(  # noqa: C901, PLR0911, PLR0912 - one case for each request
         self, request: protocol.ControlRequest, envelope: Envelope
@@ -194,6 +207,8 @@ class ControlPlane:
                 return self._house.status()
             case protocol.Upgrade():
                 self._house.restart(f"process {envelope.pid} asked for an upgrade")
+            case protocol.Counters():
+                return protocol.Tally(self._counts())
             case protocol.Shutdown():
                 self._house.stop(f"process {envelope.pid} asked for it")
             case _:

@@ -11,6 +11,7 @@ from typing import Protocol, assert_never
 
 from weightd.daemon.audit import Audit, one_line
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.counters import Counters
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
@@ -35,6 +36,9 @@ class House(Protocol):
     def perform(self, actions: list[Action]) -> None: ...
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     @property
     def incarnation(self) -> str: ...
@@ -107,9 +111,11 @@ class Desk:
             case protocol.NotSwitched():
                 reason = one_line(request.reason)
                 self._catalog.not_switched(visitor.lease, request.version, reason)
+                self._house.counters.not_switched += 1
                 name, pid = self._name(visitor), visitor.peer.pid
                 self._house.emit("failed", name, request.version, pid, reason)
             case protocol.Unfit(version, reason):
+                self._house.counters.unfit += 1
                 self._fitting.ask(visitor.lease, version, one_line(reason))
             case protocol.RunsOn():
                 self._runs_on(visitor, request)
@@ -204,6 +210,7 @@ class Desk:
 
     def _switched(self, lease: int, request: protocol.Switched) -> None:
         self._catalog.switched(lease, request.version, request.pause_us)
+        self._house.counters.switch_pause_us.add(request.pause_us)
         held = self._catalog.leases[lease]
         self._house.emit("switched", held.model.name, request.version, held.pid)
 

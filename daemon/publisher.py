@@ -13,21 +13,15 @@ from weightd.daemon import damage
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.adoption import names_of
 from weightd.daemon.asker import Asker
-from weightd.daemon.catalog import Catalog
-from weightd.daemon.fdstore import FdStore
+from weightd.daemon.counters import Counters
+from weightd.daemon.estate import Estate
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
 from weightd.daemon.room import Room
 from weightd.daemon.settings import Settings
-from weightd.daemon.sources import Sources, is_worth_keeping
+from weightd.daemon.sources import is_worth_keeping
 from weightd.daemon.staging import Filled, Order, Outcome, Staging, check_same
-from weightd.daemon.vault import Vault
-from weightd.errors import (
-    LimitError,
-    StagingError,
-    UnknownModelError,
-    WeightdError,
-)
+from weightd.errors import LimitError, StagingError, UnknownModelError, WeightdError
 from weightd.ipc import protocol
 from weightd.ipc.fields import Engine
 from weightd.ipc.status import StagingStatus
@@ -59,6 +53,10 @@ class Host(Protocol):
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell what happened."""
 
+    @property
+    def counters(self) -> Counters:
+        """Where what is staged is counted."""
+
     def settled(self, model: str, error: WeightdError | None) -> None:
         """A staging of this model is over; error: why nothing came of it."""
 
@@ -70,24 +68,15 @@ class Publisher:
     has published nothing, one that dies after has lost nothing.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - whatever a version is put into
-        self,
-        loop: Loop,
-        catalog: Catalog,
-        vault: Vault,
-        sources: Sources,
-        store: FdStore,
-        settings: Settings,
-        host: Host,
-    ) -> None:
+    def __init__(self, loop: Loop, estate: Estate, settings: Settings, host: Host) -> None:
         self._loop = loop
-        self._catalog = catalog
-        self._vault = vault
+        self._catalog = estate.catalog
+        self._vault = estate.vault
+        self._sources = estate.sources
+        self._store = estate.store
         self._settings = settings
-        self._room = Room(catalog, vault, settings, frozenset({0, os.geteuid()}))
+        self._room = Room(self._catalog, self._vault, settings, frozenset({0, os.geteuid()}))
         self._host = host
-        self._sources = sources
-        self._store = store
         self._running: dict[str, _Running] = {}
 
     def apply(self, settings: Settings) -> None:
@@ -304,6 +293,7 @@ class Publisher:
             _close(running.file)
             self._fail(order, running, error)
             return
+        self._host.counters.staging_s[order.kind].add(running.staging.age_s)
         if running.is_dry:
             filled.segments[0].close()
             _close(running.file)
@@ -364,6 +354,7 @@ class Publisher:
         self._catalog.abort(order.model)
         self._release(order, running.version)
         if error is not None:
+            self._host.counters.failed(order.kind, error)
             self._host.emit("failed", order.model, order.version, 0, str(error))
             running.asker.answer(error)
             self._host.settled(order.model, error)

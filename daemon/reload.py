@@ -13,7 +13,7 @@ from weightd.daemon.limits import Requests
 from weightd.daemon.model import Action
 from weightd.daemon.publisher import Publisher
 from weightd.daemon.scrubbing import Scrubbing
-from weightd.daemon.settings import Access, Settings
+from weightd.daemon.settings import Access, Settings, bounds_of
 
 log = logging.getLogger("weightd.daemon")
 
@@ -48,13 +48,7 @@ class Reload:
         self.scrubbing.apply(new)
         self.requests.per_s = new.requests_per_s_per_uid
         self.attach_plane.hello_deadline_s = new.hello_deadline_s
-        freed = self.catalog.apply(
-            keep=new.keep,
-            leases_per_uid=new.leases_per_uid,
-            versions_held=new.versions_held,
-            settled=access.policies,
-            deny=access.deny,
-        )
+        freed = self.catalog.apply(bounds_of(new, access))
         self.house.perform(freed)
         self.admission.reconsider()
         self.configured.follow(new.paths)

@@ -21,6 +21,7 @@ class Role(Enum):
 ROLES: dict[type[protocol.Message], Role] = {
     protocol.CurrentPid: Role.ANYONE,
     protocol.Status: Role.ANYONE,
+    protocol.Counters: Role.ANYONE,
     protocol.Load: Role.ANYONE,  # whoever loads a model owns it
     protocol.Unload: Role.OWNER,
     protocol.Allow: Role.OWNER,

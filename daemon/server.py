@@ -6,7 +6,6 @@ that of run(); stop() may be called from any.
 
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,13 +14,14 @@ from typing import assert_never
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.admission import Admission
-from weightd.daemon.adoption import Adopted, adopt
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.configured import Configured
 from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.counters import Counters
 from weightd.daemon.desk import Desk
+from weightd.daemon.estate import Estate
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.limits import Requests
@@ -30,14 +30,13 @@ from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Publisher
-from weightd.daemon.record import STATE, Record
 from weightd.daemon.reload import Reload
 from weightd.daemon.report import model_status, one_line_of, worker_status
 from weightd.daemon.rights import hindrances
 from weightd.daemon.scrubbing import Scrubbing
-from weightd.daemon.settings import Settings, access_of
+from weightd.daemon.settings import Settings, access_of, bounds_of
 from weightd.daemon.sources import Sources, file_name, folder_name
-from weightd.daemon.state import State, captured
+from weightd.daemon.succession import Succession
 from weightd.daemon.vault import Vault, segment_name
 from weightd.daemon.vitals import Vitals
 from weightd.errors import BusyError, SettingsError, StoreError, WeightdError
@@ -45,7 +44,6 @@ from weightd.ipc import protocol, unit
 from weightd.ipc.manager import Given, Manager
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
-from weightd.ipc.slots import Slots
 
 log = logging.getLogger("weightd.daemon")
 
@@ -63,6 +61,7 @@ class Server:
         given = given or Given()
         self.is_stopping = False
         self.is_to_be_restarted = False
+        self.counters = Counters()
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
@@ -72,28 +71,15 @@ class Server:
         self._loop = Loop()
         self._audit = Audit(self._loop)
         self._requests = Requests(settings.requests_per_s_per_uid)
-        self._catalog = Catalog(
-            keep=settings.keep,
-            leases_per_uid=settings.leases_per_uid,
-            versions_held=settings.versions_held,
-            settled=self._access.policies,
-            deny=self._access.deny,
-        )
+        self._catalog = Catalog(bounds_of(settings, self._access))
         self._manager = Manager(given.notify)
         self._store = FdStore(self._loop, given, self._manager)
         self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
         self._sources = Sources(lambda key: self._store.drop([file_name(key), folder_name(key)]))
         self._processes = ProcessTable(self._loop, self._process_ended)
-        self._publisher = Publisher(
-            self._loop,
-            self._catalog,
-            self._vault,
-            self._sources,
-            self._store,
-            settings,
-            self,
-        )
-        self._adopt(given)
+        estate = Estate(self._store, self._catalog, self._vault, self._sources, self._processes)
+        self._publisher = Publisher(self._loop, estate, settings, self)
+        self._succession = Succession(estate, given.stored, self.counters)
         self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
         self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
@@ -123,48 +109,6 @@ class Server:
             self._configured,
         )
 
-    # --- what an earlier daemon left -----------------------------------------------------
-
-    def _slots(self, adopted: Adopted) -> Slots | None:
-        """Where the state is written for the next daemon; None when there is no fd store."""
-        if adopted.slots is not None or not self._store.kind:
-            return adopted.slots
-        self._store.drop([STATE])
-        slots = Slots.new("weightd.state")
-        self._store.park({STATE: slots.fileno()})
-        return slots
-
-    def _adopt(self, given: Given) -> None:
-        adopted = adopt(given.stored)
-        self.incarnation = adopted.incarnation or secrets.token_hex(8)
-        self._record = Record(self._slots(adopted), self._capture)
-        self._take_over(adopted)
-
-    def _take_over(self, adopted: Adopted) -> None:
-        self._catalog.adopt(adopted.models, adopted.last_uid)
-        for uid, filled in adopted.versions.items():
-            self._vault.put(uid, filled)
-        for uid, offered in adopted.sources.items():
-            self._sources.keep(uid, offered)
-        for process in adopted.processes:
-            self._processes.watch(process)
-        self._store.drop(adopted.unused)
-        for refused in adopted.refused:
-            log.error("not adopted: %s", refused)
-        for model in adopted.models:
-            numbers = ", ".join(map(str, sorted(model.versions)))
-            log.info("adopted %s: versions %s, live %d", model.name, numbers, model.live.number)
-        self.perform([])
-        if adopted.models:
-            returned = partial(self._loop.call_later, _RETURN_S, self._all_returned)
-            self._loop.call_soon(returned)
-
-    def _all_returned(self) -> None:
-        self.perform(self._catalog.everybody_returned())
-
-    def _capture(self) -> State:
-        return captured(self.incarnation, self._catalog, self._vault, self._sources)
-
     def _open_planes(self, given: Given) -> None:
         settings = self._settings
         gid = self._access.control_gid
@@ -174,6 +118,7 @@ class Server:
             self._folder,
             self._desk,
             self._audit,
+            self.counters,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
@@ -184,6 +129,7 @@ class Server:
             self._folder,
             self._publisher.withdraw,
             self._audit,
+            self.counters,
             gid=gid,
             given=given.socket_at(self._folder.admin),
         )
@@ -220,11 +166,15 @@ class Server:
             log.warning("%s", note)
         self._scrubbing.start()
         self._configured.follow(self._settings.paths)
+        self._loop.call_later(_RETURN_S, self._everybody_returned)
         self._vitals.begin()
         try:
             self._loop.run()
         finally:
             self._close()
+
+    def _everybody_returned(self) -> None:
+        self.perform(self._catalog.everybody_returned())
 
     def stop(self, reason: str) -> None:
         """Drain and end: refuse new work, stop stagers, tell the workers. From any thread, and from
@@ -292,7 +242,7 @@ class Server:
         self._audit.close()
         self._sources.close()
         self._vault.close()
-        self._record.close()
+        self._succession.close()
         self._store.close()
         self._manager.close()
         self._loop.close()
@@ -305,6 +255,10 @@ class Server:
         self._admin_plane.let_go_in_child()
         self._vault.close()
 
+    @property
+    def incarnation(self) -> str:
+        return self._succession.incarnation
+
     def _line(self) -> str:
         return one_line_of(self._catalog, self._vault)
 
@@ -313,7 +267,7 @@ class Server:
     def perform(self, actions: list[Action]) -> None:
         """Carry out what the catalog decided. It is written down first: a successor of a daemon
         that dies in here finds what others may have heard of."""
-        self._record.commit(self._catalog.revision)
+        self._succession.commit()
         for action in actions:
             match action:
                 case Notify(lease, version):
@@ -338,6 +292,7 @@ class Server:
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell the log and whoever listens to events."""
+        self.counters.events[what] += 1
         log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weightd.daemon.accounts import Accounts
+from weightd.daemon.bounds import Bounds
 from weightd.daemon.policy import Policy, Rule
 from weightd.daemon.roles import Roles, roles_of
 from weightd.errors import LimitError, SettingsError
@@ -117,6 +118,17 @@ def access_of(settings: Settings, accounts: Accounts | None = None) -> Access:
     roles = roles_of(settings.admins, settings.roles, os.geteuid(), accounts)
     deny = _rules(settings.deny, accounts, "deny")
     return Access(roles, policies, deny, _control_gid(settings, accounts))
+
+
+def bounds_of(settings: Settings, access: Access) -> Bounds:
+    """What of it the catalog goes by."""
+    return Bounds(
+        settings.keep,
+        settings.leases_per_uid,
+        settings.versions_held,
+        access.policies,
+        access.deny,
+    )
 
 
 def _rules(texts: tuple[str, ...], accounts: Accounts, where: str) -> tuple[Rule, ...]:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,13 @@ class Order:
     is_alone: bool = False
     update: OfferedFile | None = None
 
+    @property
+    def kind(self) -> str:
+        """load, publish or update, as in Counts."""
+        if self.base is None:
+            return "load"
+        return "update" if self.update else "publish"
+
 
 class Staging:
     """A running stager. Calls `when_done` once, with the filled segment or the error."""
@@ -102,6 +110,7 @@ class Staging:
         self._report: Staged | protocol.Failed | None = None
         self._stopped_with: WeightdError | None = None
         self.progress = protocol.Progress("starting", 0, 0)
+        self._began_s = time.monotonic()
         self._segment_fd = new_memfd(f"weightd:{order.model}.v{order.version}")
         try:
             self._child = self._start(stager)
@@ -114,6 +123,10 @@ class Staging:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._began_s
 
     def stop(self, error: WeightdError) -> None:
         """End the stager; `error` becomes the outcome."""

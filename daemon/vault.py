@@ -5,6 +5,7 @@ long as any version uses it. While a version is staged, those of the version tha
 too: it may come to use them, whatever becomes of that version meanwhile.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class Vault:
         self._let_go = let_go
         self._segments: dict[int, Segment] = {}
         self._versions: dict[int, Filled] = {}
+        self._users: Counter[int] = Counter()  # how many versions use each segment
         self._retained: dict[int, Filled] = {}  # by the uid of the version that is staged
         self._distrusted: set[int] = set()
 
@@ -38,6 +40,7 @@ class Vault:
     def put(self, uid: int, filled: Filled) -> None:
         """Hold a version. Owns its segments from here on."""
         self._versions[uid] = filled
+        self._users.update(_inodes([filled]))
         self._segments |= {segment.inode: segment for segment in filled.segments}
 
     def get(self, uid: int) -> Filled:
@@ -46,7 +49,7 @@ class Vault:
     def free(self, uid: int) -> int:
         """Hold a version no more; returns how many bytes go back, which other versions do not
         use."""
-        del self._versions[uid]
+        self._users -= Counter(_inodes([self._versions.pop(uid)]))
         return self._close_unused()
 
     def retain(self, uid: int, base: Filled) -> None:
@@ -69,8 +72,8 @@ class Vault:
 
     def shared_nbytes(self, uid: int) -> int:
         """How much of a version other versions use too."""
-        others = _inodes(filled for other, filled in self._versions.items() if other != uid)
-        return sum(s.nbytes for s in self._versions[uid].segments if s.inode in others)
+        segments = self._versions[uid].segments
+        return sum(s.nbytes for s in segments if self._users[s.inode] > 1)
 
     def nbytes_of(self, uids: Iterable[int]) -> int:
         """Of these versions together, each segment counted once."""
@@ -81,6 +84,7 @@ class Vault:
         """Let this process's descriptors go; what is in the fd store stays there."""
         self._let_go = lambda _: None
         self._versions.clear()
+        self._users.clear()
         self._retained.clear()
         self._close_unused()
 

@@ -1,13 +1,28 @@
 """Every message of every socket. How they are encoded is in wire.py, what a field may hold in
-fields.py.
+fields.py; messages of the attach socket alone are in attach_messages.py.
 
 A message is a frozen struct; its class name is its tag on the wire.
 """
 
-from typing import Annotated
-
-import msgspec
-
+from weightd.ipc.attach_messages import (
+    PROTOCOL_VERSION,
+    Attach,
+    Fetch,
+    Fetched,
+    Goodbye,
+    Granted,
+    Notice,
+    NotSwitched,
+    Pull,
+    Released,
+    Resumed,
+    Revocation,
+    RunsOn,
+    Switched,
+    Unfit,
+    Unhelped,
+)
+from weightd.ipc.counts import Counts
 from weightd.ipc.fields import (
     Engine,
     ModelName,
@@ -31,10 +46,31 @@ from weightd.ipc.wire import (
 )
 
 # What else whoever speaks of messages needs.
-__all__ = ["MAX_MESSAGE_NBYTES", "Message", "convert", "decode", "encode", "pack", "unpack"]
-
-PROTOCOL_VERSION = 1
-
+__all__ = [
+    "MAX_MESSAGE_NBYTES",
+    "PROTOCOL_VERSION",
+    "Attach",
+    "Fetch",
+    "Fetched",
+    "Goodbye",
+    "Granted",
+    "Message",
+    "NotSwitched",
+    "Notice",
+    "Pull",
+    "Released",
+    "Resumed",
+    "Revocation",
+    "RunsOn",
+    "Switched",
+    "Unfit",
+    "Unhelped",
+    "convert",
+    "decode",
+    "encode",
+    "pack",
+    "unpack",
+]
 
 # --- requests on the control plane -------------------------------------------------------
 
@@ -137,6 +173,10 @@ class Status(Message, frozen=True):
     """What the daemon holds, and for whom."""
 
 
+class Counters(Message, frozen=True):
+    """What the daemon has counted since it began."""
+
+
 class Upgrade(Message, frozen=True):
     """Drain, exit, and be started again, with the weights kept."""
 
@@ -158,6 +198,7 @@ ControlRequest = (
     | Cancel
     | Verify
     | Status
+    | Counters
     | Upgrade
     | Shutdown
 )
@@ -247,8 +288,14 @@ class DaemonStatus(Message, frozen=True):
     scrubbed_nbytes: int = 0
 
 
+class Tally(Message, frozen=True):
+    """The answer to Counters."""
+
+    counts: Counts
+
+
 ControlReply = (
-    Failed | YourPid | Done | Progress | Live | Allowed | Revoked | Verified | DaemonStatus
+    Failed | YourPid | Done | Progress | Live | Allowed | Revoked | Verified | DaemonStatus | Tally
 )
 
 # --- admin socket: files come as descriptors ---------------------------------------------
@@ -269,117 +316,9 @@ class Offered(Message, frozen=True):
 
 # --- attach plane ------------------------------------------------------------------------
 
-
-class Attach(Message, frozen=True):
-    """Let me map a model; none named: the one that the handle is for.
-
-    held: what a worker that had a lease of this incarnation has mapped, the version that it
-    predicts on first; it gets Resumed instead of a version, if the daemon knows them."""
-
-    model: ModelName | None
-    handle: Uint64 | None = None
-    protocol: int = PROTOCOL_VERSION
-    incarnation: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    held: Annotated[tuple[VersionNumber, ...], msgspec.Meta(max_length=256)] = ()
-
-
-class Pull(Message, frozen=True):
-    """Give me the live version; the answer to a Notice."""
-
-
-class Fetch(Message, frozen=True):
-    """Give me this segment of a version that was granted to me."""
-
-    version: VersionNumber
-    index: Annotated[int, msgspec.Meta(ge=0, lt=16)]
-
-
-class Switched(Message, frozen=True):
-    """My predictions now run on this version; pause_us is how long they had to wait."""
-
-    version: VersionNumber
-    pause_us: Annotated[float, msgspec.Meta(ge=0, le=1e12)]  # which refuses NaN, too
-
-
-class NotSwitched(Message, frozen=True):
-    """I could not switch to this version and stay on the one I have."""
-
-    version: VersionNumber
-    reason: Text
-
-
-class Released(Message, frozen=True):
-    """Nothing of mine maps this version any more."""
-
-    version: VersionNumber
-
-
-class RunsOn(Message, frozen=True):
-    """My predictions run on this engine. note: why it is not the one of the version, or ''."""
-
-    engine: Annotated[str, msgspec.Meta(max_length=64)]
-    note: Text
-
-
-class Unfit(Message, frozen=True):
-    """I cannot use this version as it was compiled; I could with its original tensors. A Notice
-    follows when there is a version that has them, else Unhelped."""
-
-    version: VersionNumber
-    reason: Text
-
-
 AttachRequest = (
     CurrentPid | Attach | Pull | Fetch | Switched | NotSwitched | Released | RunsOn | Unfit
 )
-
-
-class Granted(Message, frozen=True):
-    """A version to map: the sizes of its segments; the first one's descriptor comes along."""
-
-    model: ModelName
-    version: VersionNumber
-    incarnation: str
-    segments: tuple[int, ...]
-
-
-class Resumed(Message, frozen=True):
-    """Your lease goes on: these versions are held for you."""
-
-    live: VersionNumber
-    held: tuple[int, ...]
-
-
-class Fetched(Message, frozen=True):
-    """One more segment; its descriptor comes along."""
-
-    version: VersionNumber
-    index: int
-
-
-class Notice(Message, frozen=True):
-    """A newer version is live. Sent at most once until the worker pulls."""
-
-    version: VersionNumber
-
-
-class Revocation(Message, frozen=True):
-    """You get no new versions. What you have mapped stays readable."""
-
-    reason: str
-
-
-class Goodbye(Message, frozen=True):
-    """The daemon ends. What you have mapped stays readable."""
-
-    reason: str
-
-
-class Unhelped(Message, frozen=True):
-    """There will be no version that has the tensors you need."""
-
-    reason: str
-
 
 AttachReply = (
     Failed | YourPid | Granted | Resumed | Fetched | Notice | Revocation | Unhelped | Goodbye

@@ -5,6 +5,7 @@ events.sock    ZeroMQ PUB: what happens
 admin.sock     SEQPACKET: files as descriptors, from owners and admins
 attach.sock    SEQPACKET: workers
 keeper.sock    what a keeper is told by its daemon, if there is one
+metrics.sock   HTTP: the exporter, a process of its own, where it is wanted
 daemon.lock    held (flock) while a daemon lives
 embedded/      processes that share a model of their own: rendezvous.py
 """
@@ -22,6 +23,8 @@ from typing import Self
 from weightd.errors import AlreadyRunningError, SettingsError
 
 EMBEDDED = "embedded"
+_METRICS = "metrics.sock"
+_OTHERS = {EMBEDDED, _METRICS}  # what may be there before there was a daemon
 _MAX_SOCKET_PATH = 107  # sun_path, less its NUL
 
 
@@ -55,6 +58,10 @@ class RuntimeFolder:
     @property
     def keeper(self) -> Path:
         return self.path / "keeper.sock"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / _METRICS
 
     @property
     def lock(self) -> Path:
@@ -103,7 +110,7 @@ class RuntimeFolder:
 
     def _make_own(self, found: os.stat_result, mode: int) -> None:
         is_ours = found.st_uid == os.geteuid()
-        others = [path for path in self.path.iterdir() if path.name != EMBEDDED]
+        others = [path for path in self.path.iterdir() if path.name not in _OTHERS]
         if not is_ours or (others and not self.lock.exists()):
             raise SettingsError(
                 f"{self.path} is in use for something else (owner uid {found.st_uid}, mode "

@@ -84,7 +84,7 @@ class House:
 
     def __init__(self, settings: Settings) -> None:
         self.loop = Loop()
-        self.catalog = Catalog(keep=2)
+        self.catalog = Catalog()
         self.vault = Vault()
         self.events: list[tuple[str, str, int, str]] = []
         self.answers: list[protocol.Verified | WeightdError] = []

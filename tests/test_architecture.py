@@ -36,6 +36,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "typer": ("weightd/cli/*",),
     "rich": ("weightd/*",),
     "matplotlib": ("benchmarks/plot.py",),
+    "prometheus_client": ("weightd/exporter/*",),
 }
 ENGINES = {"numpy", "onnx", "onnxruntime"}
 
@@ -119,8 +120,8 @@ def test_a_folder_is_linked_into_the_package(folder: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("weightd", ENGINES | {"zmq", "msgpack", "typer", "rich"}),
-        ("weightd.daemon.main", ENGINES | {"ml_dtypes", "typer", "rich"}),
+        ("weightd", ENGINES | {"zmq", "msgpack", "typer", "rich", "prometheus_client"}),
+        ("weightd.daemon.main", ENGINES | {"ml_dtypes", "typer", "rich", "prometheus_client"}),
     ],
 )
 def test_importing_it_stays_cheap(module: str, absent: set[str]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from weightd.daemon.bounds import Bounds
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.limits import LEASES_PER_PROCESS
 from weightd.daemon.model import (
@@ -46,7 +47,7 @@ def guest(pid: int, uid: int = 0) -> Guest:
 
 def loaded(*, keep: int = 2, versions: int = 1, **options: Any) -> Catalog:
     """A catalog with model m and so many versions, the last one live."""
-    catalog = Catalog(keep=keep, **options)
+    catalog = Catalog(Bounds(keep=keep, **options))
     catalog.stage_new("m")
     catalog.publish("m", 0)
     for _ in range(versions - 1):

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from weightd.daemon.bounds import Bounds
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Action, Free, VersionState
 from weightd.daemon.policy import Guest
@@ -25,7 +26,7 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.keep = self.random.choice([1, 2, 3])
-        self.catalog = Catalog(keep=self.keep)
+        self.catalog = Catalog(Bounds(keep=self.keep))
         self.freed: Counter[int] = Counter()
         self.published: dict[str, list[int]] = {}
         self.staged: set[str] = set()

@@ -17,6 +17,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
     for request in (
         protocol.CurrentPid(),
         protocol.Status(),
+        protocol.Counters(),
         protocol.Load("m", 1),
         protocol.Unload("m"),
         protocol.Allow("m", (1,)),
@@ -54,7 +55,7 @@ def test_every_request_of_the_control_plane_has_a_role() -> None:
 
 
 def test_what_changes_a_model_is_never_for_anyone() -> None:
-    harmless = {protocol.CurrentPid, protocol.Status, protocol.Load}
+    harmless = {protocol.CurrentPid, protocol.Status, protocol.Counters, protocol.Load}
     assert {kind for kind, role in ROLES.items() if role is Role.ANYONE} == harmless
 
 
@@ -129,7 +130,11 @@ def test_the_settings_change_which_role_a_request_needs() -> None:
         (["mallory"], {}, "no user 'mallory'"),
         (["@wheel"], {}, "no group '@wheel'"),
         ([65534], {}, "nobody in particular"),
-        ([], {"reboot": "admin"}, "no request 'reboot'; there are: current_pid, status, load,"),
+        (
+            [],
+            {"reboot": "admin"},
+            "no request 'reboot'; there are: current_pid, status, counters, load,",
+        ),
         ([], {"load": "root"}, "load: no role 'root'; there are: anyone, owner, admin"),
     ],
 )

@@ -146,9 +146,11 @@ def test_the_background_finds_it_without_being_asked() -> None:
         assert corrupt.version == 1
         assert "tensor 'fc3.weight'" in corrupt.text
         assert daemon.client.status().damaged_versions == 1
+        assert daemon.client.counters().damaged_versions == 1
         daemon.client.publish("flawed", FINAL)
         daemon.client.publish("flawed", EARLY)  # the damaged one is freed
         wait_until(lambda: daemon.client.status().damaged_versions == 0)
+        assert daemon.client.counters().damaged_versions == 0
 
 
 def test_a_daemon_ends_while_a_scrubber_reads() -> None:

@@ -21,6 +21,7 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol, seqpacket
 from weightd.ipc.channel import ControlClient
+from weightd.ipc.counts import Counts
 from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.status import VersionCheck
@@ -70,6 +71,10 @@ class Client:
         """What the daemon holds and for whom: .pid, .models (by name), .workers, .staging, …;
         sizes in bytes, times in seconds."""
         return self._ask(protocol.Status(), protocol.DaemonStatus)
+
+    def counters(self) -> Counts:
+        """What the daemon has counted since it began: attaches, refusals by reason, publishes, …"""
+        return self._ask(protocol.Counters(), protocol.Tally).counts
 
     def load(  # noqa: PLR0913 - each is an option
         self,

@@ -4,6 +4,7 @@ Starting it loads no engine, no numpy and no zmq: each command imports what it n
 """
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -14,11 +15,13 @@ from weightd.cli.convert import convert
 from weightd.cli.daemon import demo, events, shutdown, status, upgrade
 from weightd.cli.doctor import doctor
 from weightd.cli.eval import eval_
+from weightd.cli.exporter import exporter
 from weightd.cli.inspect import inspect
 from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
+from weightd.cli.top import top
 from weightd.cli.verify import verify
 from weightd.cli.workers import allow, deny, ps, revoke
 
@@ -29,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a bug of ours shows a plain traceback
 )
 
-PANELS = {
-    "The daemon": (serve, status, events, upgrade, shutdown),
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "The daemon": (serve, status, top, events, upgrade, exporter, shutdown),
     "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),

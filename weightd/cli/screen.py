@@ -16,6 +16,7 @@ from weightd.errors import WeightdError, to_wire
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from weightd.ipc.protocol import Progress
 
@@ -62,17 +63,31 @@ def print_error(error: WeightdError, *, as_json: bool) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table. A column whose name ends in '>' is set flush right."""
+    console().print(table_of(columns, rows))
+
+
+def table_of(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, is_cut: bool = False
+) -> "Table":
+    """As print_table() prints it. is_cut: the head has two lines and each row one, and long words
+    lose their ends, numbers only when nothing else is left."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    def cell(text: str) -> Text:
+        style = _STYLES.get(text, "")
+        return Text(clean(text), style=style, no_wrap=is_cut, overflow=overflow)
+
+    overflow: Literal["ellipsis", "fold"] = "ellipsis" if is_cut else "fold"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=not is_cut)
     for column in columns:
-        justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
-        table.add_column(column.rstrip(">"), justify=justify, overflow="fold")
+        is_number = column.endswith(">")
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(cell(column.rstrip(">")), justify=justify, no_wrap=is_cut and is_number)
     for row in rows:
-        table.add_row(*(Text(clean(cell), style=_STYLES.get(cell, "")) for cell in row))
-    _console().print(table)
+        table.add_row(*map(cell, row))
+    return table
 
 
 @contextmanager
@@ -100,7 +115,7 @@ def progress_bar(what: str, *, as_json: bool) -> Iterator[Callable[["Progress"],
 
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), TaskProgressColumn())
-    with Bar(*columns, console=_console(), transient=True) as bar:
+    with Bar(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def show(progress: "Progress") -> None:
@@ -111,7 +126,8 @@ def progress_bar(what: str, *, as_json: bool) -> Iterator[Callable[["Progress"],
         yield show
 
 
-def _console() -> "Console":
+def console() -> "Console":
+    """Where to print what is more than a line."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _NO_TERMINAL_WIDTH

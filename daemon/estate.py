@@ -1,0 +1,20 @@
+"""What a daemon owns that goes to its successor: who has a part in it gets it as one."""
+
+from dataclasses import dataclass
+
+from weightd.daemon.catalog import Catalog
+from weightd.daemon.fdstore import FdStore
+from weightd.daemon.processes import ProcessTable
+from weightd.daemon.sources import Sources
+from weightd.daemon.vault import Vault
+
+
+@dataclass(frozen=True)
+class Estate:
+    """The parts of which something goes to a successor."""
+
+    store: FdStore
+    catalog: Catalog
+    vault: Vault
+    sources: Sources
+    processes: ProcessTable

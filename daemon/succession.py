@@ -1,0 +1,81 @@
+"""What a daemon has from the one before it, and leaves to the next: incarnation, models, versions,
+files, and whom they let in.
+
+Whatever changes is written down before anybody hears of it, so that a successor of a daemon that
+dies in between finds what others may know.
+"""
+
+import logging
+import secrets
+import time
+
+from weightd.daemon.adoption import STATE, Adopted, Stored, adopt
+from weightd.daemon.counters import Counters
+from weightd.daemon.estate import Estate
+from weightd.daemon.state import captured, encode
+from weightd.ipc.slots import Slots
+
+log = logging.getLogger("weightd.daemon")
+
+
+class Succession:
+    """Owns the slots that the state is written to, if there is an fd store: without one nobody
+    would read them."""
+
+    def __init__(self, estate: Estate, stored: Stored, counters: Counters) -> None:
+        """Take over what is stored, which is owned from here on."""
+        began_s = time.monotonic()
+        adopted = adopt(stored)
+        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self._estate = estate
+        self._revision = 0
+        self._slots = self._slots_of(adopted)
+        self._take(adopted)
+        self.commit()
+        counters.adopted_versions = len(adopted.versions)
+        counters.refused_adoptions = len(adopted.refused)
+        if stored:
+            counters.adoption_s = time.monotonic() - began_s
+
+    def commit(self) -> None:
+        """Have the successor find things as they are now.
+
+        A failure (no memory) ends the daemon, which has told nobody yet: its successor goes on from
+        what was written before.
+        """
+        estate = self._estate
+        revision = estate.catalog.revision
+        if self._slots is not None and revision != self._revision:
+            state = captured(self.incarnation, estate.catalog, estate.vault, estate.sources)
+            self._slots.commit(encode(state))
+        self._revision = revision
+
+    def close(self) -> None:
+        """Let this process's descriptor go; what is written stays in the fd store."""
+        if self._slots is not None:
+            self._slots.close()
+
+    def _slots_of(self, adopted: Adopted) -> Slots | None:
+        store = self._estate.store
+        if adopted.slots is not None or not store.kind:
+            return adopted.slots
+        store.drop([STATE])
+        slots = Slots.new("weightd.state")
+        store.park({STATE: slots.fileno()})
+        return slots
+
+    def _take(self, adopted: Adopted) -> None:
+        estate = self._estate
+        estate.catalog.adopt(adopted.models, adopted.last_uid)
+        for uid, filled in adopted.versions.items():
+            estate.vault.put(uid, filled)
+        for uid, offered in adopted.sources.items():
+            estate.sources.keep(uid, offered)
+        for process in adopted.processes:
+            estate.processes.watch(process)
+        estate.store.drop(adopted.unused)
+        for refused in adopted.refused:
+            log.error("not adopted: %s", refused)
+        for model in adopted.models:
+            numbers = ", ".join(map(str, sorted(model.versions)))
+            log.info("adopted %s: versions %s, live %d", model.name, numbers, model.live.number)
