@@ -106,6 +106,7 @@ uninstall_all() {
     fi
     for unit in $all; do rm -f "$units/$unit"; done
     rm -rf "$units/weightd.service.d" "$sysusers/weightd.conf" "$tmpfiles/weightd.conf"
+    rmdir "$units" "${units%/*}" "$sysusers" "$tmpfiles" 2>/dev/null || true # if they are empty
     if is_live; then
         systemctl daemon-reload
         rm -rf /run/weightd
