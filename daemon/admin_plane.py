@@ -8,7 +8,7 @@ then cancelled: whoever asked is gone.
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
@@ -31,11 +31,13 @@ _OFFERS_PER_CONNECTION = 4
 
 @dataclass(frozen=True)
 class OfferedFile:
-    """A file and, for external data, its folder. Whoever has it closes it."""
+    """A file and, for external data, its folder. Whoever has it closes it. key: of its own, and of
+    its duplicates."""
 
     name: str
     file_fd: int
     folder_fd: int | None
+    key: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def duplicate(self) -> "OfferedFile":
         """The same file, for another owner."""
@@ -45,7 +47,7 @@ class OfferedFile:
         except OSError:
             os.close(file_fd)
             raise
-        return OfferedFile(self.name, file_fd, folder_fd)
+        return OfferedFile(self.name, file_fd, folder_fd, self.key)
 
     def close(self) -> None:
         os.close(self.file_fd)

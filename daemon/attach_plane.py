@@ -40,14 +40,14 @@ _EVICTED_AT_ONCE = 8  # when descriptors run out
 
 
 class Desk(Protocol):
-    """What the attach plane asks of the server: one request, one answer with descriptors to send
-    (which stay the server's)."""
+    """What the attach plane asks of the desk: one request, one answer with descriptors to send
+    (which stay the desk's)."""
 
-    def serve_worker(
+    def serve(
         self, request: protocol.AttachRequest, visitor: Visitor
     ) -> tuple[protocol.Message | None, Sequence[int]]: ...
 
-    def worker_left(self, lease: int) -> None: ...
+    def left(self, lease: int) -> None: ...
 
 
 class AttachPlane:
@@ -179,7 +179,7 @@ class AttachPlane:
         visitor.close()
         if lease is not None:
             self._by_lease.pop(lease, None)
-            self._desk.worker_left(lease)
+            self._desk.left(lease)
 
     # --- messages ------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class AttachPlane:
     def _answer(self, visitor: Visitor, raw: bytes) -> None:
         try:
             request = protocol.decode(raw, protocol.AttachRequest)
-            reply, fds = self._desk.serve_worker(request, visitor)
+            reply, fds = self._desk.serve(request, visitor)
         except BadRequestError as error:
             self._send(visitor, protocol.Failed(*to_wire(error)))
             self._close(visitor)

@@ -7,7 +7,7 @@ A version is held by the leases that map it and by the daemon itself, which hold
 versions that were live (the live one counts). The states are in model.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from weightd.daemon.model import (
     Action,
@@ -44,9 +44,11 @@ class Catalog:
     def __init__(self, *, keep: int = 2, leases_per_uid: int = 4096) -> None:
         self._keep = keep
         self._leases_per_uid = leases_per_uid
-        self._last_uid = 0
         self._last_lease = 0
         self._staged: dict[str, Version] = {}
+        self._awaited: set[int] = set()  # uids of versions whose workers may come back
+        self.last_uid = 0
+        self.revision = 0  # grows with each change that a successor must know of
         self.models: dict[str, Model] = {}
         self.leases: dict[int, Lease] = {}
 
@@ -88,8 +90,8 @@ class Catalog:
                 f"model {name!r} is being staged by another request; wait for it "
                 f"(`weightd status`) or stop it (`weightd cancel {name}`)"
             )
-        self._last_uid += 1
-        self._staged[name] = Version(self._last_uid, number)
+        self.last_uid += 1
+        self._staged[name] = Version(self.last_uid, number)
         return self._staged[name]
 
     def abort(self, name: str) -> None:
@@ -99,19 +101,25 @@ class Catalog:
     def publish(self, name: str, owner_uid: int, *, is_same: bool = False) -> list[Action]:
         """Make the staged version live. `owner_uid` matters for a new model only. is_same: it has
         the weights of the live one, which nobody will want to roll back to."""
+        self.revision += 1
         staged = self._staged.pop(name)
         model = self.models.setdefault(name, Model(name, owner_uid))
         model.versions[staged.number] = staged
         model.next_number = staged.number + 1
         return self._make_live(model, staged, Event.PUBLISH, is_kept=not is_same)
 
-    def rollback(self, name: str, number: int | None) -> list[Action]:
-        """Make a held version live again; None: the one that was live before this one."""
+    def rollback(self, name: str, number: int | None, once: int = 0) -> list[Action]:
+        """Make a held version live again; None: the one that was live before this one. Nothing if
+        this very request (`once`) was carried out already."""
         model = self.model(name)
+        if once and once == model.last_rollback:
+            return []
         if number is None:
             number = self._previously_live(model)
         if number == model.live.number:
             raise IllegalTransitionError(f"version {number} of {name!r} is live already")
+        self.revision += 1
+        model.last_rollback = once
         return self._make_live(model, self.version(name, number), Event.ROLLBACK)
 
     def _previously_live(self, model: Model) -> int:
@@ -148,8 +156,10 @@ class Catalog:
             raise BusyError(
                 f"model {name!r} is being staged; stop that first (`weightd cancel {name}`)"
             )
+        self.revision += 1
         del self.models[name]
         model.is_loaded = False
+        self._awaited -= {version.uid for version in model.versions.values()}
         model.grants.clear()
         model.live.apply(Event.REPLACE)
         told = [
@@ -161,20 +171,56 @@ class Catalog:
         kept = model.was_live[-self._keep :] if model.is_loaded else []
         freed: list[Action] = []
         for version in list(model.versions.values()):
-            is_held = version.number in kept or version.leases
+            is_held = version.number in kept or version.leases or version.uid in self._awaited
             if version.state is VersionState.HELD and not is_held:
                 version.apply(Event.LAST_HOLD_ENDED)
                 del model.versions[version.number]
                 if version.number in model.was_live:
                     model.was_live.remove(version.number)
                 freed.append(Free(model.name, version.number, version.uid))
+        self.revision += bool(freed)
         return freed
+
+    # --- what an earlier daemon left -----------------------------------------------------
+
+    def adopt(self, models: list[Model], last_uid: int) -> None:
+        """Take over models, which are there from before. Until everybody_returned() versions that
+        only workers held stay: these have to come first and say so."""
+        self.models = {model.name: model for model in models}
+        self.last_uid = last_uid
+        self.revision += 1
+        self._awaited = {
+            version.uid
+            for model in models
+            for version in model.versions.values()
+            if version.number not in model.was_live[-self._keep :]
+        }
+
+    def everybody_returned(self) -> list[Action]:
+        self._awaited.clear()
+        return [action for model in self.models.values() for action in self._free_unheld(model)]
+
+    def resume(self, lease_id: int, held: Sequence[int]) -> list[int]:
+        """This lease is of a worker that has mapped versions already, and predicts on the first one
+        of `held`. Returns those that it holds now; none: it must begin anew."""
+        lease = self.leases[lease_id]
+        versions = lease.model.versions
+        known = [number for number in held if number in versions]
+        if not known or known[0] != held[0]:
+            return []
+        lease.model.live.leases.discard(lease_id)
+        for number in known:
+            versions[number].leases.add(lease_id)
+        lease.version = known[0]
+        lease.lag = "" if lease.version == lease.model.live.number else "notified"
+        return known
 
     # --- who may attach ------------------------------------------------------------------
 
     def allow(self, name: str, processes: dict[Key, int], handle: int) -> None:
         """Whitelist living processes; `handle` is the random number that names this grant."""
         self.model(name).grants.append(Grant(handle, dict(processes)))
+        self.revision += 1
 
     def revoke(self, name: str, pids: set[int]) -> tuple[set[int], list[Action]]:
         """End the right of these processes (none named: all). Returns their PIDs and actions."""
@@ -207,12 +253,12 @@ class Catalog:
             actions += self.detach(lease.id)
         return actions
 
-    @staticmethod
-    def _strike(model: Model, goes: Callable[[Key, int], bool]) -> None:
+    def _strike(self, model: Model, goes: Callable[[Key, int], bool]) -> None:
         for grant in model.grants:
             for key, pid in list(grant.processes.items()):
                 if goes(key, pid):
                     del grant.processes[key]
+                    self.revision += 1
         model.grants = [grant for grant in model.grants if grant.processes]
 
     @staticmethod

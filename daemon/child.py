@@ -19,7 +19,6 @@ _LEFT_REPORTS = 1000  # how many are read after the end; a grandchild could writ
 # glibc 2.35: large allocations on huge pages. An engine that compiles spends half of its time in
 # page faults without.
 _FOR_CHILDREN = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-_NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC")
 
 
 class Child:
@@ -133,7 +132,7 @@ def _spawn(argv: Sequence[str], pass_fds: Sequence[int]) -> "subprocess.Popen[by
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            env=_FOR_CHILDREN | {k: v for k, v in os.environ.items() if k not in _NOT_FOR_CHILDREN},
+            env={**_FOR_CHILDREN, **os.environ},
             start_new_session=True,  # Ctrl-C in the daemon's terminal is not for it
         )
     except OSError as error:

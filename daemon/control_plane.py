@@ -130,7 +130,9 @@ class ControlPlane:
             case protocol.Revoke():
                 return self._revoke(request, envelope.pid)
             case protocol.Rollback():
-                self._house.perform(self._catalog.rollback(request.model, request.version))
+                self._house.perform(
+                    self._catalog.rollback(request.model, request.version, request.once)
+                )
                 live = self._house.live(request.model)
                 self._house.emit("rolled-back", live.model, live.version, envelope.pid)
                 return live
@@ -183,6 +185,7 @@ class ControlPlane:
         self._catalog.allow(request.model, {p.key: p.pid for p in found}, handle)
         for process in found:
             self._processes.watch(process)
+        self._house.perform([])
         self._house.emit("allowed", request.model, 0, asker, _listed(request.pids))
         return protocol.Allowed(handle)
 

@@ -20,11 +20,13 @@ from weightd.daemon.server import Server
 from weightd.daemon.settings import Settings
 from weightd.errors import SettingsError, WeightdError
 from weightd.ipc import linux
+from weightd.ipc.manager import Given
 from weightd.ipc.runtime import InstanceLock, RuntimeFolder
 
 log = logging.getLogger("weightd.daemon")
 
 USER_MISTAKE = 2  # exit status
+WATCHDOG_S = 30.0  # of a daemon under a keeper
 
 
 def command(folder: RuntimeFolder, settings: Settings) -> list[str]:
@@ -36,14 +38,21 @@ def command(folder: RuntimeFolder, settings: Settings) -> list[str]:
     return [sys.executable, "-P", "-m", "weightd.daemon.main", str(folder.path), plain]
 
 
-def serve(folder: RuntimeFolder, settings: Settings) -> None:
-    """Run a daemon in this thread, the process's main one, until SIGTERM, SIGINT or shutdown."""
+def kept_command(folder: RuntimeFolder, settings: Settings) -> list[str]:
+    """The argv that starts a keeper, which starts a daemon."""
+    keeper = [sys.executable, "-P", "-m", "weightd.daemon.keeper", str(folder.keeper)]
+    return [*keeper, f"{WATCHDOG_S:g}", *command(folder, settings)]
+
+
+def serve(folder: RuntimeFolder, settings: Settings, given: Given | None = None) -> None:
+    """Run a daemon in this thread, the process's main one, until SIGTERM, SIGINT or shutdown.
+    given: by the service manager; what it stored is taken over."""
     folder.create(0o711 if settings.attach_public else 0o700)
     with InstanceLock(folder), contextlib.ExitStack() as unused:
         files = {name: open_file(path) for name, path in settings.models.items()}
         for offered in files.values():
             unused.callback(offered.close)
-        server = Server(folder, settings)
+        server = Server(folder, settings, given)
         with _signals(server):
             unused.pop_all()
             server.load(files)
@@ -93,7 +102,7 @@ def main(argv: list[str]) -> int:
     linux.hide_from_same_user()
     _raise_descriptor_limit()
     try:
-        serve(RuntimeFolder.find(argv[1], {}), settings)
+        serve(RuntimeFolder.find(argv[1], {}), settings, Given.take(os.environ))
     except WeightdError as error:
         log.error("%s", error)
         return USER_MISTAKE

@@ -68,13 +68,15 @@ Action = Notify | TellRevoked | Free
 
 @dataclass(eq=False)
 class Version:
-    """One immutable set of weights. uid is unique in the daemon's life: unlike (name, number),
-    it does not come again when a model is unloaded and another of its name is loaded."""
+    """One immutable set of weights. uid is unique in the incarnation: unlike (name, number),
+    it does not come again when a model is unloaded and another of its name is loaded. once: of the
+    request that it came from."""
 
     uid: int
     number: int
     state: VersionState = VersionState.STAGED
     leases: set[int] = field(default_factory=set)
+    once: int = 0
 
     def apply(self, event: Event) -> None:
         try:
@@ -95,7 +97,8 @@ class Grant:
 
 @dataclass(eq=False)
 class Model:
-    """A name with versions. `was_live` lists the numbers in the order they were last live."""
+    """A name with versions. `was_live` lists the numbers in the order they were last live.
+    last_rollback: `once` of the request for it."""
 
     name: str
     owner_uid: int
@@ -104,6 +107,7 @@ class Model:
     was_live: list[int] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
     is_loaded: bool = True
+    last_rollback: int = 0
 
     @property
     def live(self) -> Version:

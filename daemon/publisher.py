@@ -5,15 +5,18 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from weightd.daemon.admin_plane import OfferedFile
+from weightd.daemon.adoption import names_of
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.fdstore import FdStore
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
-from weightd.daemon.sources import Sources
-from weightd.daemon.staging import Order, Outcome, Staging
+from weightd.daemon.sources import Sources, is_worth_keeping
+from weightd.daemon.staging import Filled, Order, Outcome, Staging
 from weightd.daemon.vault import Vault
 from weightd.errors import (
     InsufficientMemoryError,
@@ -30,6 +33,7 @@ from weightd.weights.names import rules_of
 log = logging.getLogger("weightd.publisher")
 
 _MAX_STAGERS = 4
+_PARKED_EACH = 3  # a segment, a file and its folder
 
 Answer = Callable[[protocol.Live | WeightdError], object]
 OnProgress = Callable[[protocol.Progress], object]
@@ -71,17 +75,29 @@ class Host(Protocol):
 
 
 class Publisher:
-    """Owns the running stagers, and the files of the versions that are held."""
+    """Owns the running stagers.
 
-    def __init__(
-        self, loop: Loop, catalog: Catalog, vault: Vault, settings: Settings, host: Host
+    What was staged is parked in the fd store before it is live: a daemon that dies between the two
+    has published nothing, one that dies after has lost nothing.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - whatever a version is put into
+        self,
+        loop: Loop,
+        catalog: Catalog,
+        vault: Vault,
+        sources: Sources,
+        store: FdStore,
+        settings: Settings,
+        host: Host,
     ) -> None:
         self._loop = loop
         self._catalog = catalog
         self._vault = vault
         self._settings = settings
         self._host = host
-        self._sources = Sources()
+        self._sources = sources
+        self._store = store
         self._running: dict[str, _Running] = {}
 
     @property
@@ -92,8 +108,11 @@ class Publisher:
         """Stage a new model's first version. Owns `offered` from here on, also when it raises."""
         with ExitStack() as on_error:
             on_error.callback(offered.close)
+            if self._was_done(request.model, request.once, asker):
+                return
             self._check_room()
             version = self._catalog.stage_new(request.model)
+            version.once = request.once
             order = self._order(
                 request.model, version, offered, request.engine, request.keep_tensors
             )
@@ -105,21 +124,41 @@ class Publisher:
         """Stage the next version of a model. Owns `offered` from here on, also when it raises."""
         with ExitStack() as on_error:
             on_error.callback(offered.close)
+            if self._was_done(request.model, request.once, asker):
+                return
             self._check_room()
             changes = {"names": request.names}
-            self._stage_next(request.model, offered, asker, request.dry_run, on_error, changes)
+            self._stage_next(
+                request.model, offered, asker, request.dry_run, on_error, changes, request.once
+            )
 
     def update(self, request: protocol.Update, offered: OfferedFile, asker: Asker) -> None:
         """Stage the next version of a model: the live one with what `offered` brings. Owns it from
         here on, also when it raises."""
         with ExitStack() as on_error:
             on_error.callback(offered.close)
+            if self._was_done(request.model, request.once, asker):
+                return
             self._check_room()
             live = self._catalog.model(request.model).live
             names = rules_of(self._vault.get(live.uid).manifest.stamp)
             file = self._duplicate_of(request.model, live, on_error)
             changes = {"names": names, "is_overlay": True, "update": offered}
-            self._stage_next(request.model, file, asker, request.dry_run, on_error, changes)
+            self._stage_next(
+                request.model, file, asker, request.dry_run, on_error, changes, request.once
+            )
+
+    def _was_done(self, name: str, once: int, asker: Asker) -> bool:
+        """Whether this very request was carried out already, by a daemon that could not answer any
+        more: then it is answered now."""
+        model = self._catalog.models.get(name)
+        for version in model.versions.values() if model and once else ():
+            if version.once == once:
+                filled = self._vault.get(version.uid)
+                renamed = filled.manifest.renamed
+                asker.answer(protocol.Live(name, version.number, filled.nbytes, renamed))
+                return True
+        return False
 
     def keep_tensors(self, name: str, why: str) -> None:
         """Stage the live version once more, with its original tensors. StagingError when they
@@ -157,7 +196,7 @@ class Publisher:
         on_error.callback(file.close)
         return file
 
-    def _stage_next(
+    def _stage_next(  # noqa: PLR0913, PLR0917 - what a publish, an update and a copy need
         self,
         name: str,
         file: OfferedFile | None,
@@ -165,6 +204,7 @@ class Publisher:
         is_dry: bool,
         on_error: ExitStack,
         changes: Mapping[str, Any],
+        once: int = 0,
     ) -> None:
         """Begin a staging that follows the live version. changes: of its order. Empties `on_error`
         when it has begun."""
@@ -172,6 +212,7 @@ class Publisher:
         stamp = base.manifest.stamp
         engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
         version = self._catalog.stage_next(name)
+        version.once = once
         order = self._order(name, version, file, engine, "keep_tensors" in stamp)
         self._vault.retain(version.uid, base)
         on_error.callback(self._vault.release, version.uid)
@@ -204,13 +245,6 @@ class Publisher:
         for running in self._running.values():
             running.staging.cancel(why)
 
-    def freed(self, uid: int) -> None:
-        """A version is no more: its file is not needed any longer."""
-        self._sources.drop(uid)
-
-    def close(self) -> None:
-        self._sources.close()
-
     def status(self) -> tuple[StagingStatus, ...]:
         return tuple(
             StagingStatus(name, r.staging.pid, p.step, p.done, p.total)
@@ -221,6 +255,7 @@ class Publisher:
     def _check_room(self) -> None:
         if len(self._running) >= _MAX_STAGERS:
             raise LimitError(f"{_MAX_STAGERS} models are being staged already; try again later")
+        self._store.check_room(_PARKED_EACH * (len(self._running) + 1))
 
     def _order(
         self,
@@ -263,52 +298,87 @@ class Publisher:
         log.info("staging %s version %d from %s", order.model, order.version, name)
 
     def _done(self, order: Order, outcome: Outcome) -> None:
-        running = self._running.pop(order.model)
+        running = self._running[order.model]
         _close(order.update)
         try:
-            live = self._settle(order, running, outcome)
+            filled = self._accept(order, running, outcome)
         except WeightdError as error:
             _close(running.file)
-            self._catalog.abort(order.model)
-            self._release(order, running.version)
-            self._host.emit("failed", order.model, order.version, 0, str(error))
-            running.asker.answer(error)
-            self._host.settled(order.model, error)
-        else:
-            running.asker.answer(live)
-            dry = StagingError("that was a dry run") if running.is_dry else None
-            self._host.settled(order.model, dry)
+            self._fail(order, running, error)
+            return
+        if running.is_dry:
+            filled.segments[0].close()
+            _close(running.file)
+            self._fail(order, running, None)
+            running.asker.answer(_live(order, filled))
+            self._host.settled(order.model, StagingError("that was a dry run"))
+            return
+        uid = running.version.uid
+        file = running.file
+        if file and not (order.is_overlay or order.is_same or is_worth_keeping(file)):
+            file.close()
+            file = None
+        self._vault.put(uid, filled)
+        if file is not None:
+            self._sources.keep(uid, file)
+        self._park(order, running, filled, file)
 
-    def _settle(self, order: Order, running: _Running, outcome: Outcome) -> protocol.Live:
-        """Make what was staged live, unless it failed, was a dry run, or is too much by now."""
-        if isinstance(outcome, WeightdError):
-            raise outcome
-        renamed = outcome.manifest.renamed
-        live = protocol.Live(order.model, order.version, outcome.nbytes, renamed)
-        new = outcome.segments[0]
-        with ExitStack() as unused:
-            unused.callback(new.close)
-            self._check_budget(order.model, new.nbytes)
-            if running.is_dry:
-                self._catalog.abort(order.model)
-                self._release(order, running.version)
-                _close(running.file)
-                return live
-            if order.is_same:
-                _check_same(outcome.manifest, order)
-            unused.pop_all()
-            self._vault.put(running.version.uid, outcome)
+    def _park(
+        self, order: Order, running: _Running, filled: Filled, file: OfferedFile | None
+    ) -> None:
+        """Have it outlive this process, and publish it once that is certain."""
+        fds = names_of(filled, file)
+        try:
+            self._store.park(fds)
+        except WeightdError as error:
+            self._settled(order, running, filled, error)
+        else:
+            self._store.settle(list(fds), partial(self._settled, order, running, filled))
+
+    def _settled(
+        self, order: Order, running: _Running, filled: Filled, error: WeightdError | None
+    ) -> None:
+        if error is not None:
+            uid = running.version.uid
+            self._vault.free(uid)
+            self._sources.drop(uid)
+            self._fail(order, running, error)
+            return
+        del self._running[order.model]
         self._release(order, running.version)
         self._host.perform(
             self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
         )
-        if running.file is not None:
-            was_kept = order.is_overlay or order.is_same
-            self._sources.keep(running.version.uid, running.file, was_kept=was_kept)
+        live = _live(order, filled)
         what = "loaded" if order.base is None else "updated" if order.update else "published"
-        text = f"{live.nbytes} bytes, {new.nbytes} of them new"
+        text = f"{live.nbytes} bytes, {filled.segments[0].nbytes} of them new"
         self._host.emit(what, order.model, order.version, 0, text)
-        return live
+        running.asker.answer(live)
+        self._host.settled(order.model, None)
+
+    def _fail(self, order: Order, running: _Running, error: WeightdError | None) -> None:
+        """Nothing came of it; error: why that must be told."""
+        del self._running[order.model]
+        self._catalog.abort(order.model)
+        self._release(order, running.version)
+        if error is not None:
+            self._host.emit("failed", order.model, order.version, 0, str(error))
+            running.asker.answer(error)
+            self._host.settled(order.model, error)
+
+    def _accept(self, order: Order, running: _Running, outcome: Outcome) -> Filled:
+        """What was staged, unless it failed, or is too much by now."""
+        if isinstance(outcome, WeightdError):
+            raise outcome
+        new = outcome.segments[0]
+        try:
+            self._check_budget(order.model, new.nbytes)
+            if order.is_same and not running.is_dry:
+                _check_same(outcome.manifest, order)
+        except WeightdError:
+            new.close()
+            raise
+        return outcome
 
     def _release(self, order: Order, version: Version) -> None:
         """The staging needs the version that it follows no more, which may be gone by now."""
@@ -326,6 +396,10 @@ class Publisher:
                 f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
                 "or raise memory_budget"
             )
+
+
+def _live(order: Order, filled: Filled) -> protocol.Live:
+    return protocol.Live(order.model, order.version, filled.nbytes, filled.manifest.renamed)
 
 
 def _close(file: OfferedFile | None) -> None:

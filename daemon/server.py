@@ -8,54 +8,119 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
+from weightd.daemon.adoption import Adopted, adopt
 from weightd.daemon.attach_plane import AttachPlane
-from weightd.daemon.catalog import Catalog, not_allowed
+from weightd.daemon.catalog import Catalog
 from weightd.daemon.control_plane import ControlPlane
+from weightd.daemon.desk import Desk
+from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.loop import Loop
-from weightd.daemon.model import Action, Free, Model, Notify, TellRevoked, Version
+from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.record import STATE, Record
+from weightd.daemon.report import model_status, worker_status
 from weightd.daemon.settings import Settings
-from weightd.daemon.vault import Vault
-from weightd.daemon.visitor import Visitor
-from weightd.errors import BadRequestError, UnknownModelError, WeightdError
+from weightd.daemon.sources import Sources, file_name, folder_name
+from weightd.daemon.state import State, captured
+from weightd.daemon.vault import Vault, segment_name
+from weightd.daemon.vitals import Vitals
+from weightd.errors import WeightdError
 from weightd.ipc import protocol
+from weightd.ipc.manager import Given, Manager
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
-from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
+from weightd.ipc.slots import Slots
 
 log = logging.getLogger("weightd.daemon")
 
 _DRAIN_S = 10.0
+_RETURN_S = 10.0  # how long what only workers hold waits for them after the daemon's own absence
 
 
 class Server:
     """One daemon on one runtime folder, whose lock the caller holds. Owns everything else."""
 
-    def __init__(self, folder: RuntimeFolder, settings: Settings) -> None:
+    def __init__(
+        self, folder: RuntimeFolder, settings: Settings, given: Given | None = None
+    ) -> None:
+        """given: what the service manager gave this process, with what an earlier daemon left."""
+        given = given or Given()
         self.is_stopping = False
-        self.incarnation = secrets.token_hex(8)
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
         self.admins = frozenset({0, os.geteuid()})
         self._started_s = time.time()
         self._to_load: list[tuple[str, OfferedFile]] = []
-        self._since: dict[int, float] = {}  # lease -> when it began, unix seconds
         self._loop = Loop()
         self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
-        self._vault = Vault()
+        self._manager = Manager(given.notify)
+        self._store = FdStore(self._loop, given, self._manager)
+        self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
+        self._sources = Sources(lambda key: self._store.drop([file_name(key), folder_name(key)]))
         self._processes = ProcessTable(self._loop, self._process_ended)
-        self._publisher = Publisher(self._loop, self._catalog, self._vault, settings, self)
+        self._publisher = Publisher(
+            self._loop,
+            self._catalog,
+            self._vault,
+            self._sources,
+            self._store,
+            settings,
+            self,
+        )
+        adopted = adopt(given.stored)
+        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self._record = Record(self._slots(adopted), self._capture)
+        self._take_over(adopted)
+        self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
+        self._fitting = Fitting(self._catalog, self._publisher, self._tell)
+        self._desk = Desk(
+            self._loop, self, self._catalog, self._vault, self._processes, self._fitting
+        )
         self._open_planes()
-        self._fitting = Fitting(self._catalog, self._publisher, self._attach_plane.tell)
+
+    # --- what an earlier daemon left -----------------------------------------------------
+
+    def _slots(self, adopted: Adopted) -> Slots | None:
+        """Where the state is written for the next daemon; None when there is no fd store."""
+        if adopted.slots is not None or not self._store.kind:
+            return adopted.slots
+        self._store.drop([STATE])
+        slots = Slots.new("weightd.state")
+        self._store.park({STATE: slots.fileno()})
+        return slots
+
+    def _take_over(self, adopted: Adopted) -> None:
+        self._catalog.adopt(adopted.models, adopted.last_uid)
+        for uid, filled in adopted.versions.items():
+            self._vault.put(uid, filled)
+        for uid, offered in adopted.sources.items():
+            self._sources.keep(uid, offered)
+        for process in adopted.processes:
+            self._processes.watch(process)
+        self._store.drop(adopted.unused)
+        for refused in adopted.refused:
+            log.error("not adopted: %s", refused)
+        for model in adopted.models:
+            numbers = ", ".join(map(str, sorted(model.versions)))
+            log.info("adopted %s: versions %s, live %d", model.name, numbers, model.live.number)
+        self.perform([])
+        if adopted.models:
+            returned = partial(self._loop.call_later, _RETURN_S, self._all_returned)
+            self._loop.call_soon(returned)
+
+    def _all_returned(self) -> None:
+        self.perform(self._catalog.everybody_returned())
+
+    def _capture(self) -> State:
+        return captured(self.incarnation, self._catalog, self._vault, self._sources)
 
     def _open_planes(self) -> None:
         settings = self._settings
@@ -63,7 +128,7 @@ class Server:
         self._attach_plane = AttachPlane(
             self._loop,
             self._folder,
-            self,
+            self._desk,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
@@ -111,6 +176,7 @@ class Server:
             self._identity,
             "in threads" if self._attach_plane.reads_in_threads else "in the loop",
         )
+        self._vitals.begin()
         try:
             self._loop.run()
         finally:
@@ -126,6 +192,7 @@ class Server:
             return
         log.info("stopping: %s", reason)
         self.is_stopping = True
+        self._vitals.stopping()
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
         self._attach_plane.say_goodbye(f"the daemon stops ({reason})")
@@ -147,8 +214,11 @@ class Server:
         self._admin_plane.close()
         self._control_plane.close()
         self._processes.close()
-        self._publisher.close()
+        self._sources.close()
         self._vault.close()
+        self._record.close()
+        self._store.close()
+        self._manager.close()
         self._loop.close()
 
     def let_go_in_child(self) -> None:
@@ -159,9 +229,21 @@ class Server:
         self._admin_plane.let_go_in_child()
         self._vault.close()
 
+    def _line(self) -> str:
+        models = self._catalog.models.values()
+        versions = sum(len(model.versions) for model in models)
+        mib = self._vault.nbytes / 2**20
+        return (
+            f"{len(models)} models, {versions} versions, {mib:,.0f} MiB shared, "
+            f"{len(self._catalog.leases)} workers"
+        )
+
     # --- actions -------------------------------------------------------------------------
 
     def perform(self, actions: list[Action]) -> None:
+        """Carry out what the catalog decided. It is written down first: a successor of a daemon
+        that dies in here finds what others may have heard of."""
+        self._record.commit(self._catalog.revision)
         for action in actions:
             match action:
                 case Notify(lease, version):
@@ -170,7 +252,7 @@ class Server:
                     self._attach_plane.tell(lease, protocol.Revocation(reason))
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
-                    self._publisher.freed(uid)
+                    self._sources.drop(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:
                     assert_never(action)
@@ -179,6 +261,9 @@ class Server:
     def _wanted(self) -> set[Key]:
         leases = {lease.key for lease in self._catalog.leases.values()}
         return self._catalog.whitelisted() | leases
+
+    def _tell(self, lease: int, message: protocol.Unhelped) -> None:
+        self._attach_plane.tell(lease, message)
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell the log and whoever listens to events."""
@@ -193,117 +278,13 @@ class Server:
         self._attach_plane.end_leases_of(key)
         self.perform(self._catalog.process_ended(key))
 
-    # --- workers -------------------------------------------------------------------------
-
-    def serve_worker(  # noqa: C901 - one case for each request
-        self, request: protocol.AttachRequest, visitor: Visitor
-    ) -> tuple[protocol.Message | None, Sequence[int]]:
-        """Answer one request of the attach plane."""
-        match request:
-            case protocol.CurrentPid():
-                self._processes.remember(visitor.peer.process)
-                return protocol.YourPid(visitor.peer.pid), ()
-            case protocol.Attach():
-                return self._attach(request, visitor)
-        if visitor.lease is None:
-            raise BadRequestError(f"{type(request).__name__} before Attach")
-        match request:
-            case protocol.Pull():
-                visitor.has_notice = False
-                return self._grant(visitor.lease, self._catalog.pull(visitor.lease))
-            case protocol.Fetch():
-                return self._fetch(visitor.lease, request)
-            case protocol.Switched():
-                self._switched(visitor.lease, request)
-            case protocol.NotSwitched():
-                reason = one_line(request.reason)
-                self._catalog.not_switched(visitor.lease, request.version, reason)
-                name, pid = self._name(visitor), visitor.peer.pid
-                self.emit("failed", name, request.version, pid, reason)
-            case protocol.Unfit(version, reason):
-                self._fitting.ask(visitor.lease, version, one_line(reason))
-            case protocol.RunsOn():
-                self._runs_on(visitor, request)
-            case protocol.Released():
-                self.perform(self._catalog.released(visitor.lease, request.version))
-            case _:
-                assert_never(request)
-        return None, ()
-
-    def _attach(
-        self, request: protocol.Attach, visitor: Visitor
-    ) -> tuple[protocol.Message, Sequence[int]]:
-        if visitor.lease is not None:
-            raise BadRequestError("this connection has a lease already")
-        if request.protocol != protocol.PROTOCOL_VERSION:
-            raise BadRequestError(
-                f"this worker speaks protocol {request.protocol}, the daemon "
-                f"{protocol.PROTOCOL_VERSION}: install one version of weightd on both sides"
-            )
-        peer = visitor.peer
-        try:
-            lease = self._catalog.attach(request.model, peer.process.key, peer.uid, request.handle)
-        except UnknownModelError as error:
-            if peer.uid in self.admins or request.model is None:
-                raise
-            raise not_allowed(peer.pid, request.model) from error
-        visitor.lease = lease.id
-        self._since[lease.id] = time.time()
-        # Told after the answer: the worker waits for this one.
-        told = partial(self.emit, "attached", lease.model.name, lease.version, peer.pid)
-        self._loop.call_soon(told)
-        return self._grant(lease.id, lease.model.live)
-
-    def _grant(self, lease: int, version: Version) -> tuple[protocol.Message, Sequence[int]]:
-        filled = self._vault.get(version.uid)
-        name = self._catalog.leases[lease].model.name
-        granted = protocol.Granted(name, version.number, self.incarnation, filled.manifest.segments)
-        return granted, (filled.segments[0].fileno(),)
-
-    def _fetch(self, lease: int, request: protocol.Fetch) -> tuple[protocol.Message, Sequence[int]]:
-        version = self._catalog.held_by(lease, request.version)
-        segments = self._vault.get(version.uid).segments
-        if request.index >= len(segments):
-            raise BadRequestError(f"version {request.version} has no segment {request.index}")
-        fetched = protocol.Fetched(version.number, request.index)
-        return fetched, (segments[request.index].fileno(),)
-
-    def _switched(self, lease: int, request: protocol.Switched) -> None:
-        self._catalog.switched(lease, request.version, request.pause_us)
-        held = self._catalog.leases[lease]
-        self.emit("switched", held.model.name, request.version, held.pid)
-
-    def _runs_on(self, visitor: Visitor, request: protocol.RunsOn) -> None:
-        assert visitor.lease is not None
-        engine, note = one_line(request.engine), one_line(request.note)
-        self._catalog.runs_on(visitor.lease, engine, note)
-        if note:
-            version = self._catalog.leases[visitor.lease].version
-            text = f"to {engine}: {note}"
-            self.emit("fell-back", self._name(visitor), version, visitor.peer.pid, text)
-
-    def _name(self, visitor: Visitor) -> str:
-        assert visitor.lease is not None
-        return self._catalog.leases[visitor.lease].model.name
-
-    def worker_left(self, lease: int) -> None:
-        """Its connection ended."""
-        self._since.pop(lease, None)
-        found = self._catalog.leases.get(lease)
-        if found is None:
-            return
-        actions = self._catalog.detach(lease)
-        self.emit("detached", found.model.name, found.version, found.pid)
-        self.perform(actions)
-
     def live(self, name: str) -> protocol.Live:
         """The live version of a model, as a reply."""
         version = self._catalog.model(name).live
         return protocol.Live(name, version.number, self._vault.get(version.uid).nbytes)
 
-    # --- status --------------------------------------------------------------------------
-
     def status(self) -> protocol.DaemonStatus:
+        leases = self._catalog.leases.values()
         return protocol.DaemonStatus(
             pid=os.getpid(),
             incarnation=self.incarnation,
@@ -313,58 +294,7 @@ class Server:
             identity=self._identity,
             held_nbytes=self._vault.nbytes,
             budget_nbytes=self._settings.memory_budget,
-            models={name: self._model_status(m) for name, m in self._catalog.models.items()},
-            workers=tuple(
-                WorkerStatus(
-                    pid=lease.pid,
-                    uid=lease.uid,
-                    model=lease.model.name,
-                    version=lease.version,
-                    since_unix_s=self._since[lease.id],
-                    switches=lease.switches,
-                    last_pause_us=lease.last_pause_us,
-                    lag=lease.lag,
-                    engine=lease.engine,
-                    note=lease.note,
-                )
-                for lease in self._catalog.leases.values()
-            ),
+            models={name: model_status(m, self._vault) for name, m in self._catalog.models.items()},
+            workers=tuple(worker_status(lease, self._desk.since_s[lease.id]) for lease in leases),
             staging=self._publisher.status(),
         )
-
-    def _model_status(self, model: Model) -> ModelStatus:
-        manifest = self._vault.get(model.live.uid).manifest
-        return ModelStatus(
-            name=model.name,
-            owner_uid=model.owner_uid,
-            live=model.live.number,
-            layout=manifest.layout,
-            engine=manifest.stamp.get("engine", ""),
-            note=_note(manifest.stamp),
-            source=manifest.source,
-            nbytes=self._vault.nbytes_of(v.uid for v in model.versions.values()),
-            versions=tuple(self._version_status(v) for v in model.versions.values()),
-            allowed_pids=tuple(model.allowed_pids()),
-        )
-
-    def _version_status(self, version: Version) -> VersionStatus:
-        return VersionStatus(
-            number=version.number,
-            state=version.state.name,
-            nbytes=self._vault.get(version.uid).nbytes,
-            shared_nbytes=self._vault.shared_nbytes(version.uid),
-            leases=len(version.leases),
-        )
-
-
-def one_line(text: str) -> str:
-    """A worker's own words, for the log: no line breaks, and nothing that a terminal obeys."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _note(stamp: Mapping[str, str]) -> str:
-    """What people should know of a version."""
-    notes = [stamp.get("note", "")]
-    if whom := stamp.get("kept_for"):
-        notes.append(f"original tensors are kept, until the model is unloaded, for {whom}")
-    return "; ".join(filter(None, notes))

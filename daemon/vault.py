@@ -5,7 +5,7 @@ long as any version uses it. While a version is staged, those of the version tha
 too: it may come to use them, whatever becomes of that version meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from weightd.daemon.staging import Filled
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from weightd.ipc.segment import Segment
 
 
-class Vault:
-    """Owns the segments. Versions go by their uid, segments by their inode."""
+def segment_name(inode: int) -> str:
+    """Under which name a segment is in the fd store."""
+    return f"segment.{inode}"
 
-    def __init__(self) -> None:
+
+class Vault:
+    """Owns the segments. Versions go by their uid, segments by their inode. Calls `let_go` with the
+    inode of each that goes back."""
+
+    def __init__(self, let_go: Callable[[int], object] = lambda _: None) -> None:
+        self._let_go = let_go
         self._segments: dict[int, Segment] = {}
         self._versions: dict[int, Filled] = {}
         self._retained: dict[int, Filled] = {}  # by the uid of the version that is staged
@@ -61,6 +68,8 @@ class Vault:
         return sum(self._segments[inode].nbytes for inode in inodes)
 
     def close(self) -> None:
+        """Let this process's descriptors go; what is in the fd store stays there."""
+        self._let_go = lambda _: None
         self._versions.clear()
         self._retained.clear()
         self._close_unused()
@@ -72,6 +81,7 @@ class Vault:
             segment = self._segments.pop(inode)
             nbytes += segment.nbytes
             segment.close()
+            self._let_go(inode)
         return nbytes
 
 

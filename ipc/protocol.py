@@ -56,6 +56,7 @@ class Load(Message, frozen=True):
     keep_tensors: bool = False
     dry_run: bool = False
     weights_only: bool = False
+    once: Uint64 = 0
 
 
 class Unload(Message, frozen=True):
@@ -80,12 +81,16 @@ class Revoke(Message, frozen=True):
 
 
 class Publish(Message, frozen=True):
-    """Stage the offered full set of weights as the next version and make it live."""
+    """Stage the offered full set of weights as the next version and make it live.
+
+    once: a random number, the same one when a request is sent again because the daemon ended
+    meanwhile: what was carried out already is not done twice."""
 
     model: ModelName
     ticket: Uint64
     dry_run: bool = False
     names: NameRules = ()
+    once: Uint64 = 0
 
 
 class Update(Message, frozen=True):
@@ -95,6 +100,7 @@ class Update(Message, frozen=True):
     model: ModelName
     ticket: Uint64
     dry_run: bool = False
+    once: Uint64 = 0
 
 
 class Rollback(Message, frozen=True):
@@ -102,6 +108,7 @@ class Rollback(Message, frozen=True):
 
     model: ModelName
     version: VersionNumber | None = None
+    once: Uint64 = 0
 
 
 class Cancel(Message, frozen=True):
@@ -219,11 +226,16 @@ class Offered(Message, frozen=True):
 
 
 class Attach(Message, frozen=True):
-    """Let me map a model; none named: the one that the handle is for."""
+    """Let me map a model; none named: the one that the handle is for.
+
+    held: what a worker that had a lease of this incarnation has mapped, the version that it
+    predicts on first; it gets Resumed instead of a version, if the daemon knows them."""
 
     model: ModelName | None
     handle: Uint64 | None = None
     protocol: int = PROTOCOL_VERSION
+    incarnation: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    held: Annotated[tuple[VersionNumber, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Pull(Message, frozen=True):
@@ -286,6 +298,13 @@ class Granted(Message, frozen=True):
     segments: tuple[int, ...]
 
 
+class Resumed(Message, frozen=True):
+    """Your lease goes on: these versions are held for you."""
+
+    live: VersionNumber
+    held: tuple[int, ...]
+
+
 class Fetched(Message, frozen=True):
     """One more segment; its descriptor comes along."""
 
@@ -317,7 +336,9 @@ class Unhelped(Message, frozen=True):
     reason: str
 
 
-AttachReply = Failed | YourPid | Granted | Fetched | Notice | Revocation | Unhelped | Goodbye
+AttachReply = (
+    Failed | YourPid | Granted | Resumed | Fetched | Notice | Revocation | Unhelped | Goodbye
+)
 
 # --- events (PUB) ------------------------------------------------------------------------
 

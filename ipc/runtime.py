@@ -4,6 +4,7 @@ control.sock   ZeroMQ ROUTER: requests of owners and admins
 events.sock    ZeroMQ PUB: what happens
 admin.sock     SEQPACKET: files as descriptors, from owners and admins
 attach.sock    SEQPACKET: workers
+keeper.sock    what a keeper is told by its daemon, if there is one
 daemon.lock    held (flock) while a daemon lives
 embedded/      processes that share a model of their own: rendezvous.py
 """
@@ -45,6 +46,10 @@ class RuntimeFolder:
     @property
     def attach(self) -> Path:
         return self.path / "attach.sock"
+
+    @property
+    def keeper(self) -> Path:
+        return self.path / "keeper.sock"
 
     @property
     def lock(self) -> Path:

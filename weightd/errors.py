@@ -150,6 +150,14 @@ class UnsupportedKernelError(RefusedError):
     """The running kernel lacks something that weightd cannot do without."""
 
 
+class StoreError(RefusedError):
+    """The fd store, which keeps weights beyond the daemon's end, did not take what it was given."""
+
+
+class DamagedStateError(RefusedError):
+    """What an earlier daemon left of its state, or of a version, is not what it wrote."""
+
+
 class BrokenPeerError(WeightdError):
     """The other process died or broke the protocol. Its connection is gone."""
 

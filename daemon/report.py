@@ -1,0 +1,56 @@
+"""What the daemon tells of itself: its models, versions and workers, as the parts of a status."""
+
+from collections.abc import Mapping
+
+from weightd.daemon.model import Lease, Model, Version
+from weightd.daemon.vault import Vault
+from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
+
+
+def model_status(model: Model, vault: Vault) -> ModelStatus:
+    manifest = vault.get(model.live.uid).manifest
+    return ModelStatus(
+        name=model.name,
+        owner_uid=model.owner_uid,
+        live=model.live.number,
+        layout=manifest.layout,
+        engine=manifest.stamp.get("engine", ""),
+        note=_note(manifest.stamp),
+        source=manifest.source,
+        nbytes=vault.nbytes_of(v.uid for v in model.versions.values()),
+        versions=tuple(_version_status(v, vault) for v in model.versions.values()),
+        allowed_pids=tuple(model.allowed_pids()),
+    )
+
+
+def worker_status(lease: Lease, since_unix_s: float) -> WorkerStatus:
+    return WorkerStatus(
+        pid=lease.pid,
+        uid=lease.uid,
+        model=lease.model.name,
+        version=lease.version,
+        since_unix_s=since_unix_s,
+        switches=lease.switches,
+        last_pause_us=lease.last_pause_us,
+        lag=lease.lag,
+        engine=lease.engine,
+        note=lease.note,
+    )
+
+
+def _version_status(version: Version, vault: Vault) -> VersionStatus:
+    return VersionStatus(
+        number=version.number,
+        state=version.state.name,
+        nbytes=vault.get(version.uid).nbytes,
+        shared_nbytes=vault.shared_nbytes(version.uid),
+        leases=len(version.leases),
+    )
+
+
+def _note(stamp: Mapping[str, str]) -> str:
+    """What people should know of a version."""
+    notes = [stamp.get("note", "")]
+    if whom := stamp.get("kept_for"):
+        notes.append(f"original tensors are kept, until the model is unloaded, for {whom}")
+    return "; ".join(filter(None, notes))

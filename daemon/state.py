@@ -1,0 +1,116 @@
+"""The daemon's state as its successor gets it: which versions there are, in which memory, and who
+may attach. Plain data; the bytes of the weights are not in it.
+
+What lives in a successor too is written down here and nowhere else. Leases do not: they are
+connections, and workers come back by themselves.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from weightd.daemon.catalog import Catalog
+from weightd.daemon.model import Grant, Model, Version
+from weightd.daemon.sources import Sources
+from weightd.daemon.vault import Vault
+from weightd.errors import BadRequestError, DamagedStateError
+from weightd.ipc import protocol
+from weightd.ipc.peer import Key
+from weightd.ipc.slots import SLOT_NBYTES
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the parts. A new field has a default, so that an older state can be read."""
+
+
+class KeptVersion(_Part, frozen=True):
+    """segments: their inodes, in the manifest's order. source: the key of the file it was made
+    from, '' for none. once: see protocol.Publish."""
+
+    uid: int
+    number: int
+    state: Literal["LIVE", "HELD"]
+    segments: tuple[int, ...]
+    source: str = ""
+    source_name: str = ""
+    once: int = 0
+
+
+class KeptGrant(_Part, frozen=True):
+    """processes: kind, PID and number of each key, and the PID it was allowed under."""
+
+    handle: int
+    processes: tuple[tuple[str, int, int, int], ...]
+
+
+class KeptModel(_Part, frozen=True):
+    name: str
+    owner_uid: int
+    next_number: int
+    was_live: tuple[int, ...]
+    versions: tuple[KeptVersion, ...]
+    grants: tuple[KeptGrant, ...]
+    last_rollback: int = 0
+
+
+class State(_Part, frozen=True):
+    """incarnation: of the daemon that began it, and of all that adopted it since."""
+
+    incarnation: str
+    last_uid: int
+    models: tuple[KeptModel, ...] = ()
+
+
+def captured(incarnation: str, catalog: Catalog, vault: Vault, sources: Sources) -> State:
+    """How things are now."""
+    models = tuple(_model(model, vault, sources) for model in catalog.models.values())
+    return State(incarnation, catalog.last_uid, models)
+
+
+def encode(state: State) -> bytes:
+    return protocol.pack(msgspec.to_builtins(state))
+
+
+def decode(raw: bytes) -> State:
+    """DamagedStateError when it is not what encode() made."""
+    try:
+        return protocol.convert(protocol.unpack(raw, max_nbytes=SLOT_NBYTES), State)
+    except BadRequestError as error:
+        raise DamagedStateError(f"it cannot be read: {error}") from error
+
+
+def grant_of(kept: KeptGrant) -> Grant:
+    processes = {Key(kind, pid, number): as_pid for kind, pid, number, as_pid in kept.processes}
+    return Grant(kept.handle, processes)
+
+
+def _model(model: Model, vault: Vault, sources: Sources) -> KeptModel:
+    return KeptModel(
+        name=model.name,
+        owner_uid=model.owner_uid,
+        next_number=model.next_number,
+        was_live=tuple(model.was_live),
+        versions=tuple(_version(v, model, vault, sources) for v in model.versions.values()),
+        grants=tuple(_grant(grant) for grant in model.grants),
+        last_rollback=model.last_rollback,
+    )
+
+
+def _version(version: Version, model: Model, vault: Vault, sources: Sources) -> KeptVersion:
+    source = sources.get(version.uid)
+    return KeptVersion(
+        uid=version.uid,
+        number=version.number,
+        state="LIVE" if version is model.live else "HELD",
+        segments=tuple(segment.inode for segment in vault.get(version.uid).segments),
+        source=source.key if source else "",
+        source_name=source.name if source else "",
+        once=version.once,
+    )
+
+
+def _grant(grant: Grant) -> KeptGrant:
+    processes = tuple(
+        (key.kind, key.pid, key.number, as_pid) for key, as_pid in grant.processes.items()
+    )
+    return KeptGrant(grant.handle, processes)
