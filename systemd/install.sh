@@ -16,6 +16,7 @@ venv=$DESTDIR$PREFIX
 units=$DESTDIR/usr/local/lib/systemd/system
 sysusers=$DESTDIR/usr/local/lib/sysusers.d
 tmpfiles=$DESTDIR/usr/local/lib/tmpfiles.d
+dbus=$DESTDIR/etc/dbus-1/system.d # D-Bus reads nothing below /usr/local
 etc=$DESTDIR/etc/weightd
 all=$(cd "$here" && echo *.service *.socket)
 to_start="weightd.service weightd.socket weightd-attach.socket"
@@ -46,10 +47,14 @@ install_all() {
         systemd-tmpfiles --create "$tmpfiles/weightd.conf"
         systemctl daemon-reload
     fi
+    install -D -m 644 "$here/weightd.dbus.conf" "$dbus/weightd.conf"
+    reload_dbus # only now: a rule for a user who is not there is none
     say "installed in $PREFIX; settings are in /etc/weightd/weightd.toml"
     say "start it now and at boot: systemctl enable --now $to_start"
     say "after an upgrade:         systemctl restart weightd"
 }
+
+reload_dbus() { ! is_live || systemctl reload dbus.service 2>/dev/null || true; }
 
 install_package() {
     wheel=${WHEEL:-}
@@ -105,10 +110,12 @@ uninstall_all() {
         systemctl reset-failed $all 2>/dev/null || true
     fi
     for unit in $all; do rm -f "$units/$unit"; done
-    rm -rf "$units/weightd.service.d" "$sysusers/weightd.conf" "$tmpfiles/weightd.conf"
+    rm -rf "$units/weightd.service.d"
+    rm -f "$sysusers/weightd.conf" "$tmpfiles/weightd.conf" "$dbus/weightd.conf"
     rmdir "$units" "${units%/*}" "$sysusers" "$tmpfiles" 2>/dev/null || true # if they are empty
     if is_live; then
         systemctl daemon-reload
+        reload_dbus
         rm -rf /run/weightd
         ! getent passwd weightd >/dev/null || userdel weightd
         ! getent group weightd >/dev/null || groupdel weightd
