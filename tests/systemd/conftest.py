@@ -22,6 +22,7 @@ from tests.systemd.machine import (
 HERE = Path(__file__).parent
 # Ten seconds of waiting for the watchdog would be ten for each run of these tests.
 IMPATIENT = "[Service]\nWatchdogSec=2\n"
+CONFIG = "/etc/weightd/weightd.toml"
 OPERATOR, OWNER, STRANGER = "olga", "alice", "mallory"
 
 
@@ -66,9 +67,17 @@ def service(installed: Installed) -> Machine:
     machine.run("usermod", "--append", "--groups", "weightd", OPERATOR)
     machine.run("mkdir", "-p", "/run/systemd/system/weightd.service.d")
     machine.write("/run/systemd/system/weightd.service.d/impatient.conf", IMPATIENT)
-    machine.systemctl("daemon-reload")
+    machine.systemctl("enable", "weightd.service")
     machine.systemctl("enable", "--now", *SOCKETS)
     return machine
+
+
+@pytest.fixture
+def settings(service: Machine) -> Iterator[str]:
+    """What is in weightd.toml, and will be again."""
+    text = service.out("cat", CONFIG) + "\n"
+    yield text
+    service.write(CONFIG, text)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,10 @@ class Machine:
         """The daemon's PID, as the machine sees it; 0 when there is none."""
         return int(self.shown("MainPID"))
 
+    def signal(self, name: str) -> None:
+        """Send the daemon, and nothing else of its unit, a signal."""
+        self.systemctl("kill", "--kill-whom=main", f"--signal={name}", "weightd.service")
+
     def status(self) -> Any:
         """What `weightd status` says; it starts the daemon, if need be."""
         return json.loads(self.out(WEIGHTD, "status", "--json"))
