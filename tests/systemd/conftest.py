@@ -1,6 +1,7 @@
 """One machine for all tests of the service: booted, installed on, and left at the end."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.systemd)
 
 
-@pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
-    """Booted, with three people on it, and without weightd."""
+@contextmanager
+def inhabited() -> Iterator[Machine]:
+    """A machine with three people on it, and without weightd."""
     reason = debian.why_not()
     if reason:
         pytest.skip(reason)
     with booted() as running:
         for name in (OPERATOR, OWNER, STRANGER):
             running.run("useradd", "--create-home", name)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    with inhabited() as running:
         yield running
 
 

@@ -156,8 +156,7 @@ def booted() -> Iterator[Machine]:
     with ExitStack() as resources:
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="wd-boot-")))
         (scratch / "mnt").mkdir()
-        cgroup = debian.own_cgroup() / f"weightd-test-{os.getpid()}"
-        cgroup.mkdir()
+        cgroup = Path(tempfile.mkdtemp(prefix="weightd-test-", dir=debian.own_cgroup()))
         resources.callback(_remove_cgroup, cgroup)
         log = scratch / "log"
         folders = [debian.root(), scratch / "mnt", debian.ROOT, debian.wheels(), cgroup]
