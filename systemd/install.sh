@@ -117,7 +117,7 @@ uninstall_all() {
         systemctl daemon-reload
         reload_dbus
         rm -rf /run/weightd
-        ! getent passwd weightd >/dev/null || userdel weightd
+        ! getent passwd weightd >/dev/null || userdel weightd 2>/dev/null
         ! getent group weightd >/dev/null || groupdel weightd
     fi
     rm -f "$etc/weightd.toml.new"
