@@ -1,48 +1,39 @@
-"""A worker's use of one model: the lease, the mapped version, the engine's session, and the thread
-that follows new versions.
+"""A worker's use of one model: the mapped version, and the engine's session on it.
 
-    daemon ──notice──► watcher thread ──pull──► map ──► session.swap() ──switched──► daemon
-                                                            ▲ predictions go on, each on one version
-
-The watcher is the only thread that speaks on the lease. What other threads have for it (an old
-version's last array went; close() was called) they put in a queue and ring its bell.
+A watcher follows new versions (watcher.py); predictions go on meanwhile, each on one version.
 """
 
-import contextlib
 import logging
 import os
-import queue
-import select
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
-from typing import Self, assert_never
+from typing import Self
 
 from weightd.backends.base import Session
 from weightd.backends.ending import end_with_the_process
 from weightd.backends.helping import helped
+from weightd.backends.mappings import Mappings
 from weightd.backends.ports import TensorInfo, checked_inputs, infos_of
 from weightd.backends.sessions import session_on
 from weightd.backends.threads import ONE, Threads
 from weightd.backends.version import MappedVersion, Weights
+from weightd.backends.watcher import Watcher
 from weightd.errors import (
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
-    RefusedError,
     TensorsNeededError,
     UsageError,
-    WeightdError,
 )
-from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
-from weightd.ipc.lease import Grant, Lease, Notices
+from weightd.ipc.lease import Grant, Lease
 from weightd.weights.arrays import Array
 
 log = logging.getLogger("weightd.worker")
 
 _CLOSE_S = 5.0
+_RETURN_S = 2.0  # a daemon that is restarted is back by then
 _HELP_S = 900.0  # for staging a version that this process can use; the daemon has its own limit
 
 
@@ -50,7 +41,8 @@ class Attachment:
     """One model, attached. Made by weightd.attach(); use it as `with`, or close() it.
 
     Safe from several threads. A forked child cannot use it (ForkedError) and attaches itself. When
-    the daemon ends it goes on predicting on what it has; is_connected then says False.
+    the daemon ends it goes on predicting on what it has; is_connected then says False, until the
+    daemon is there again.
     """
 
     def __init__(
@@ -64,27 +56,31 @@ class Attachment:
         """Made by attach() and attach_by_handle(). threads: of each session; one for each run at
         a time."""
         self._pid = os.getpid()
-        self._lease = lease
+        self._folder = lease.folder
         self._model = grant.model
         self._threads = threads
         self._bell = Bell()
-        self._unmapped: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._mappings: Counter[int] = Counter()  # of each version; a rollback can bring a second
-        self._is_closing = False
+        self._mappings = Mappings(self._bell)
         self._changed = threading.Condition()
+        self.is_closing = False
         self.is_connected = True
+        self._alone_since_s = 0.0
         self.lag = ""
-        self._tried = self._given_up = 0  # version numbers, of switches that failed
+        self._given_up = 0  # the number of a version that will never come
         self._mapped: MappedVersion | None
         self._session: Session | None
-        self._mapped, self._session = self._opened_or_helped(self._map(grant), inherited)
+        mapped = self._mappings.map(grant)
+        self._mapped, self._session = self._opened_or_helped(lease, mapped, inherited)
         if self._mapped.number != grant.version:
             lease.switched(self._mapped.number, 0.0)
-        self._told = ("", "")  # engine and note, as the daemon knows them
-        self._watcher = threading.Thread(
-            target=self._watch, name=f"weightd:{grant.model}", daemon=True
+        self._watcher = Watcher(
+            lease,
+            grant.incarnation,
+            self,
+            self._mappings,
+            self._bell,
+            comes_back=not lease.folder.is_embedded,
         )
-        self._turning = threading.Lock()
         self._watcher.start()
         end_with_the_process(self)
 
@@ -156,7 +152,7 @@ class Attachment:
             return session.run(checked_inputs(inputs, ports))
         finally:
             try:
-                if session.note != self._told[1]:
+                if not self._watcher.knows(session.note):
                     self._bell.ring()
             except ClosedError:  # meanwhile; what was answered counts
                 pass
@@ -176,7 +172,7 @@ class Attachment:
         it is known that they will not, or after `timeout_s`."""
         with self._changed:
             self._changed.wait_for(
-                lambda: max(self.version, self._given_up) >= number or not self.is_connected,
+                lambda: max(self.version, self._given_up) >= number or self._is_alone,
                 timeout_s,
             )
             if self.version < number:
@@ -199,7 +195,7 @@ class Attachment:
         if self._pid == os.getpid():
             raise UsageError("attach_in_child() is for a forked child of this process")
         session, self._session, self._mapped = self._session, None, None
-        lease = Lease(self._lease.folder, timeout_s=timeout_s)
+        lease = Lease(self._folder, timeout_s=timeout_s)
         try:
             grant = lease.attach(self._model, handle)
             inherited = (
@@ -215,23 +211,22 @@ class Attachment:
         if self._pid != os.getpid():
             return
         with self._changed:
-            if self._is_closing:
+            if self.is_closing:
                 return
-            self._is_closing = True
+            self.is_closing = True
             if self._session is not None:
                 self._session.close()
             self._session = None
             self._mapped = None
         self._bell.ring()
-        is_watcher = threading.current_thread() is self._watcher
-        if not is_watcher and not self._unmapped.empty():  # no array is left: the daemon hears
+        if self._mappings.has_news:  # no array is left: the daemon hears
             self._watcher.join(_CLOSE_S)
 
     def end(self) -> None:
         """Close, and return when no switch is under way, nor will be: the process ends."""
         self.close()
         if self._pid == os.getpid():
-            self._turning.acquire()
+            self._watcher.halt()
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +241,59 @@ class Attachment:
         engine = self.engine or "no engine"
         return f"<Attachment {self.model} v{self.version} by {engine}{connected}>"
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether there is no daemon, nor one to be expected."""
+        gone_s = 0.0 if self.is_connected else time.monotonic() - self._alone_since_s
+        return gone_s > (_RETURN_S if self._watcher.comes_back else 0.0)
+
+    # --- for the watcher -----------------------------------------------------------------
+
+    @property
+    def running(self) -> MappedVersion | None:
+        return self._mapped
+
+    @property
+    def spoken_of(self) -> tuple[str, str] | None:
+        session = self._session
+        return (session.engine, session.note) if session is not None else None
+
+    def connected(self, is_so: bool, why: str = "") -> None:
+        with self._changed:
+            if self.is_connected and not is_so:
+                self._alone_since_s = time.monotonic()
+            self.is_connected = is_so
+            if is_so or why:
+                self.lag = why
+            self._changed.notify_all()
+
+    def switch(self, mapped: MappedVersion) -> float:
+        """See Follower: this is what the watcher switches."""
+        session, pause_us = self._session, 0.0
+        if self.is_closing:
+            raise ClosedError("this attachment was closed")
+        if session is not None and session.compiled_by == mapped.manifest.stamp["engine"]:
+            pause_us = session.swap(mapped)
+        else:  # runs that are on the old one keep it to their end
+            session = session_on(mapped, None, self._threads)
+        with self._changed:
+            if not self.is_closing:
+                self._mapped, self._session, self.lag = mapped, session, ""
+                self._changed.notify_all()
+                return pause_us
+        if session is not None:
+            session.close()
+        raise ClosedError("this attachment was closed")
+
+    def stays(self, why: str, *, for_good: int = 0) -> None:
+        """Say why there was no switch; for_good: the version that will never come.
+        A log record that is kept would keep an error's traceback, and so memory: hence the text."""
+        log.warning("predictions stay on their version: %s", why)
+        with self._changed:
+            self.lag = why
+            self._given_up = max(self._given_up, for_good)
+            self._changed.notify_all()
+
     # --- versions ------------------------------------------------------------------------
 
     def _version_now(self) -> MappedVersion:
@@ -259,20 +307,8 @@ class Attachment:
             raise ClosedError("this attachment was closed")
         return mapped
 
-    def _map(self, grant: Grant) -> MappedVersion:
-        unmapped, bell = self._unmapped, self._bell
-
-        def when_unmapped(number: int) -> None:
-            """In whatever thread dropped the last array, perhaps inside the garbage collector."""
-            unmapped.put(number)
-            bell.ring()
-
-        mapped = MappedVersion.of_grant(grant, when_unmapped)
-        self._mappings[mapped.number] += 1
-        return mapped
-
     def _opened_or_helped(
-        self, mapped: MappedVersion, current: Session | None
+        self, lease: Lease, mapped: MappedVersion, current: Session | None
     ) -> tuple[MappedVersion, Session | None]:
         """The version and a session on it; or, where this process cannot use what was compiled,
         the version that the daemon makes for it."""
@@ -281,120 +317,5 @@ class Attachment:
             try:
                 return mapped, session_on(mapped, current, self._threads)
             except TensorsNeededError as error:
-                grant = helped(self._lease, mapped.number, error, deadline_s)
-                mapped, current = self._map(grant), None
-
-    # --- the watcher thread --------------------------------------------------------------
-
-    def _watch(self) -> None:
-        poller = select.poll()
-        poller.register(self._bell, select.POLLIN)
-        poller.register(self._lease, select.POLLIN)
-        try:
-            self._tell_engine()
-            while not (self._is_closing and not self._mappings):
-                poller.poll()
-                with self._turning:
-                    self._turn()
-        except WeightdError as error:
-            self._lost(error)
-        finally:
-            with self._changed:
-                self.is_connected = False
-                self._changed.notify_all()
-            self._lease.close()
-
-    def _turn(self) -> None:
-        self._bell.hush()
-        self._tell_engine()
-        while not self._unmapped.empty():
-            number = self._unmapped.get()
-            self._mappings[number] -= 1
-            if not self._mappings[number]:
-                del self._mappings[number]
-                self._lease.released(number)
-        # When closing, too: what lies unread would keep poll() awake.
-        while (notice := self._lease.notice()) is not None:
-            if not self._is_closing:
-                self._heed(notice)
-
-    def _heed(self, notice: Notices) -> None:
-        match notice:
-            case protocol.Notice():
-                self._follow()
-            case protocol.Unhelped(reason):
-                self._stays(f"{self.lag} (the daemon: {reason})", for_good=self._tried)
-            case protocol.Revocation() | protocol.Goodbye():
-                is_usual = isinstance(notice, protocol.Goodbye)  # an end, as every daemon has one
-                level = logging.INFO if is_usual else logging.WARNING
-                log.log(level, "process %d gets no new versions: %s", self._pid, notice.reason)
-                self.lag = notice.reason
-            case _:
-                assert_never(notice)
-
-    def _follow(self) -> None:
-        """Switch to the live version, or stay on the old one and say why."""
-        try:
-            mapped = self._map(self._lease.pull())
-        except RefusedError as error:
-            self._stays(str(error))
-            return
-        try:
-            pause_us = self._switch(mapped)
-        except ClosedError:
-            return
-        except WeightdError as error:
-            self._tried = mapped.number
-            is_unfit = isinstance(error, TensorsNeededError)  # it comes again, in a form that fits
-            self._stays(str(error), for_good=0 if is_unfit else mapped.number)
-            self._lease.not_switched(mapped.number, self.lag)
-            if is_unfit:
-                self._lease.unfit(mapped.number, str(error.__cause__))
-            return
-        self._lease.switched(mapped.number, pause_us)
-        self._tell_engine()
-
-    def _switch(self, mapped: MappedVersion) -> float:
-        session, pause_us = self._session, 0.0
-        if self._is_closing:
-            raise ClosedError("this attachment was closed")
-        if session is not None and session.compiled_by == mapped.manifest.stamp["engine"]:
-            pause_us = session.swap(mapped)
-        else:  # runs that are on the old one keep it to their end
-            session = session_on(mapped, None, self._threads)
-        with self._changed:
-            if not self._is_closing:
-                self._mapped, self._session, self.lag = mapped, session, ""
-                self._changed.notify_all()
-                return pause_us
-        if session is not None:
-            session.close()
-        raise ClosedError("this attachment was closed")
-
-    def _stays(self, why: str, *, for_good: int = 0) -> None:
-        """Say why there was no switch; for_good: the version that will never come.
-        A log record that is kept would keep an error's traceback, and so memory: hence the text."""
-        log.warning("predictions stay on their version: %s", why)
-        with self._changed:
-            self.lag = why
-            self._given_up = max(self._given_up, for_good)
-            self._changed.notify_all()
-
-    def _tell_engine(self) -> None:
-        """Let the daemon know when predictions run on another engine than the version's."""
-        session = self._session
-        if session is not None and (session.engine, session.note) != self._told:
-            if self._told[1] or session.note:
-                self._lease.runs_on(session.engine, session.note)
-            if session.engine == "none":
-                self._lease.unfit(self._version_now().number, session.note)
-            self._told = (session.engine, session.note)
-
-    def _lost(self, error: WeightdError) -> None:
-        with contextlib.suppress(WeightdError):  # why it went may lie unread
-            while (notice := self._lease.notice()) is not None:
-                if isinstance(notice, protocol.Goodbye) and not self._is_closing:
-                    self._heed(notice)
-        if not self._is_closing and not self.lag:  # a Goodbye has said it
-            why = str(error)  # the text alone, as above
-            log.warning("%s; predictions go on with the version that is mapped", why)
+                grant = helped(lease, mapped.number, error, deadline_s)
+                mapped, current = self._mappings.map(grant), None

@@ -46,8 +46,10 @@ class Lease:
 
     def __init__(self, folder: RuntimeFolder, *, timeout_s: float) -> None:
         self.folder = folder
+        self.timeout_s = timeout_s
+        self.model = ""
+        self._handle: int | None = None
         self._connection = connect(folder.attach, max_fds=1, timeout_s=timeout_s)
-        self._timeout_s = timeout_s
         self._kept: list[Notices] = []
         self._held: set[int] = set()  # versions that were granted and not released yet
         _open_leases.add(self)
@@ -61,7 +63,20 @@ class Lease:
         """Begin the lease and get the live version. model: None for the one that the handle is
         for."""
         self._ask(protocol.Attach(model, handle))
+        self._handle = handle
         return self._granted()
+
+    def attach_again(self, lost: "Lease", incarnation: str, held: tuple[int, ...]) -> "Grant | int":
+        """Go on where a lease of this process was lost, whose versions are `held`, the one that
+        predictions run on first. Returns the live version's number if the daemon knows them, else
+        that version, as attach() does."""
+        self.model, self._handle = lost.model, lost._handle
+        self._ask(protocol.Attach(lost.model, lost._handle, incarnation=incarnation, held=held))
+        reply, fds = self._answer(protocol.Resumed | protocol.Granted)
+        if isinstance(reply, protocol.Resumed):
+            self._held = set(reply.held)
+            return reply.live
+        return self._mapped(reply, fds)
 
     def pull(self) -> Grant:
         """Get the live version again, after a notice."""
@@ -78,8 +93,9 @@ class Lease:
         self._send(protocol.RunsOn(engine, note[:4000]))
 
     def released(self, version: int) -> None:
-        self._held.discard(version)
-        self._send(protocol.Released(version))
+        if version in self._held:  # else it is of a lease that was lost, and not held for us
+            self._held.discard(version)
+            self._send(protocol.Released(version))
 
     def unfit(self, version: int, reason: str) -> None:
         self._send(protocol.Unfit(version, reason[:4000]))
@@ -104,7 +120,10 @@ class Lease:
         self._connection.close()
 
     def _granted(self) -> Grant:
-        granted, fds = self._answer(protocol.Granted)
+        return self._mapped(*self._answer(protocol.Granted))
+
+    def _mapped(self, granted: protocol.Granted, fds: tuple[int, ...]) -> Grant:
+        self.model = granted.model
         segments: list[Segment] = []
         try:
             segments.append(_adopt(fds))
@@ -126,10 +145,10 @@ class Lease:
         if version not in self._held:
             self._send(protocol.Released(version))
 
-    def _answer(self, kind: type[Reply]) -> tuple[Reply, tuple[int, ...]]:
+    def _answer(self, kind: "TypeForm[Reply]") -> tuple[Reply, tuple[int, ...]]:
         while True:
             message, fds = self._receive(protocol.AttachReply)
-            if isinstance(message, kind):
+            if isinstance(message, kind):  # type: ignore[arg-type]
                 return message, fds
             for fd in fds:
                 os.close(fd)
@@ -143,7 +162,7 @@ class Lease:
         try:
             received = self._connection.receive()
         except TimeoutError as error:
-            raise DaemonTimeoutError(f"the daemon gave no answer in {self._timeout_s} s") from error
+            raise DaemonTimeoutError(f"the daemon gave no answer in {self.timeout_s} s") from error
         return protocol.decode(received.raw, kind), received.fds
 
     def _ask(self, message: protocol.Message) -> None:
@@ -157,7 +176,7 @@ class Lease:
 
     def _send(self, message: protocol.Message) -> None:
         if not self._connection.send(protocol.encode(message)):
-            raise DaemonTimeoutError(f"the daemon read nothing for {self._timeout_s} s")
+            raise DaemonTimeoutError(f"the daemon read nothing for {self.timeout_s} s")
 
 
 def _adopt(fds: tuple[int, ...]) -> Segment:

@@ -32,6 +32,11 @@ class RuntimeFolder:
     path: Path
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether it is of a process that shares a model of its own, and ends with that."""
+        return self.path.parent.name == EMBEDDED
+
+    @property
     def control(self) -> Path:
         return self.path / "control.sock"
 

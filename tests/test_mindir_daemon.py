@@ -71,7 +71,7 @@ def test_an_unfit_worker_runs_a_mindir_model_by_its_tensors(daemon: Daemon) -> N
     daemon.client.load("lenet", MINDIR)
     wanted = answers(daemon, "lenet", 1)
     with daemon.attach_here("lenet") as here:
-        here._lease.unfit(1, "a test says so")
+        here._watcher._lease.unfit(1, "a test says so")
         here.wait_for_version(2, timeout_s=20)
         assert here.weights["fc1.weight"].shape == (120, 400)
     assert answers(daemon, "lenet", 1).tobytes() == wanted.tobytes()

@@ -234,7 +234,7 @@ def test_an_unfit_worker_gets_a_renamed_version_once_more(daemon: Daemon, tmp_pa
     daemon.client.publish("lenet", path, names=["auto"])
     wanted = predicted(daemon, "lenet", X1)
     with daemon.attach_here("lenet") as here:
-        here._lease.unfit(2, "a test says so")
+        here._watcher._lease.unfit(2, "a test says so")
         here.wait_for_version(3, timeout_s=20)
         assert here.weights["conv1.weight"].shape == (6, 1, 5, 5)
     assert predicted(daemon, "lenet", X1).tobytes() == wanted.tobytes()
