@@ -28,6 +28,7 @@ stress: $(STAMP)  ## Run the long ones: many rounds of one race, many damaged fi
 	@$(BIN)/pytest -m stress
 
 systemd-test: $(STAMP)  ## Run the tests of the service in a Debian that boots; needs root and debootstrap.
+	@$(BIN)/python -m tests.systemd.debian
 	@$(BIN)/pytest -m systemd -rs
 
 check: $(STAMP)  ## Check the format, the rules, the types and the architecture.

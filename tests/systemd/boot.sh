@@ -41,7 +41,7 @@ for name in weightd wheels; do
     mount -o remount,bind,ro "$root/srv/$name"
 done
 
-# It has no console to log in at, and is no machine that boots for the first time.
+# No /dev/kmsg: the kernel's log is the host's. It has no console to log in at, and is no machine that boots for the first time.
 for unit in getty.target console-getty.service systemd-logind.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
@@ -53,4 +53,4 @@ umount -l /mnt
 hostname weightd-test
 exec env -i container=weightd-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     SYSTEMD_PROC_CMDLINE=systemd.unit=multi-user.target \
-    /lib/systemd/systemd --system --log-target=console --show-status=0
+    /lib/systemd/systemd --system --show-status=0

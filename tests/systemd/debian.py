@@ -1,5 +1,5 @@
 """A Debian with systemd in a folder, and the wheels that weightd needs there: made once, kept in
-build/, made anew when what goes in changes."""
+build/, made anew when what goes in changes. `python -m tests.systemd.debian` makes them ahead."""
 
 import functools
 import hashlib
@@ -104,6 +104,7 @@ def _cached(
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:16]
     path = CACHE / f"{name}-{key}"
     if not path.exists():
+        print(f"making {path.relative_to(ROOT)}, once", flush=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=CACHE) as scratch:
             new = Path(scratch) / "new"
@@ -120,3 +121,8 @@ def _run(command: Sequence[str]) -> None:
     )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[:8])} … failed:\n{done.stdout[-4000:]}")
+
+
+if __name__ == "__main__" and why_not() is None:
+    root()
+    wheels()

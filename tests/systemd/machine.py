@@ -39,9 +39,8 @@ done
 class Machine:
     """What runs as PID 1 is the real systemd; `init` is its PID here."""
 
-    def __init__(self, init: int, log: Path) -> None:
+    def __init__(self, init: int) -> None:
         self.init = init
-        self.log = log
 
     def argv(self, *words: str) -> list[str]:
         """The command that runs this one on the machine, as root."""
@@ -168,7 +167,7 @@ def booted() -> Iterator[Machine]:
                 stderr=output,
             )
         resources.callback(kill_and_reap, process)
-        yield Machine(_wait_until_booted(process, log), log)
+        yield Machine(_wait_until_booted(process, log))
 
 
 def _wait_until_booted(process: "subprocess.Popen[bytes]", log: Path) -> int:
@@ -182,7 +181,7 @@ def _wait_until_booted(process: "subprocess.Popen[bytes]", log: Path) -> int:
         inits = children.read_text().split()
         if not inits:
             return False
-        machine = Machine(int(inits[0]), log)
+        machine = Machine(int(inits[0]))
         state = machine.run("systemctl", "is-system-running", succeeds=False).stdout.split()
         return state in (["running"], ["degraded"])
 
