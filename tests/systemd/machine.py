@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -171,22 +171,23 @@ def booted() -> Iterator[Machine]:
 
 
 def _wait_until_booted(process: "subprocess.Popen[bytes]", log: Path) -> int:
+    """The PID of its init, here."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    state: Sequence[str] = []
 
     def is_up() -> bool:
-        nonlocal state
         if process.poll() is not None:
-            raise RuntimeError(f"systemd did not boot:\n{log.read_text()[-4000:]}")
+            raise RuntimeError(f"systemd did not boot:\n{log.read_text()}")
         inits = children.read_text().split()
-        if not inits:
-            return False
-        machine = Machine(int(inits[0]))
-        state = machine.run("systemctl", "is-system-running", succeeds=False).stdout.split()
-        return state in (["running"], ["degraded"])
+        asked = ("systemctl", "is-system-running")
+        return bool(inits) and Machine(int(inits[0])).run(
+            *asked, succeeds=False
+        ).stdout.strip() in (
+            "running",
+            "degraded",  # systemd-modules-load has no modules
+        )
 
     wait_until(is_up, timeout_s=60)
-    return int(children.read_text().split()[0])
+    return int(children.read_text())
 
 
 def _remove_cgroup(cgroup: Path) -> None:
