@@ -29,6 +29,7 @@ ENVIRON = {
     "PIP_FIND_LINKS": "/srv/wheels",
     "PIP_ROOT_USER_ACTION": "ignore",
 }
+UP = ("running", "degraded")  # systemd-modules-load fails: a container has no modules
 _INODES = """
 for fd in /proc/$1/fd/*; do
     case $(readlink $fd) in /memfd:*) stat -Lc %i $fd; esac
@@ -177,14 +178,10 @@ def _wait_until_booted(process: "subprocess.Popen[bytes]", log: Path) -> int:
     def is_up() -> bool:
         if process.poll() is not None:
             raise RuntimeError(f"systemd did not boot:\n{log.read_text()}")
-        inits = children.read_text().split()
-        asked = ("systemctl", "is-system-running")
-        return bool(inits) and Machine(int(inits[0])).run(
-            *asked, succeeds=False
-        ).stdout.strip() in (
-            "running",
-            "degraded",  # systemd-modules-load has no modules
-        )
+        if not (inits := children.read_text().split()):
+            return False
+        asked = Machine(int(inits[0])).run("systemctl", "is-system-running", succeeds=False)
+        return asked.stdout.strip() in UP
 
     wait_until(is_up, timeout_s=60)
     return int(children.read_text())
