@@ -27,8 +27,8 @@ from weightd.errors import (
     PredictError,
 )
 from weightd.ipc import memory
+from weightd.ipc.fields import AUTOMATIC
 from weightd.ipc.job import Job, Staged
-from weightd.ipc.protocol import AUTOMATIC
 from weightd.weights.entries import Parameter
 from weightd.weights.fit import check_parameters_fit, check_ports_fit
 from weightd.weights.manifest import HEADER_NBYTES, Manifest

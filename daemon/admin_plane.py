@@ -7,9 +7,11 @@ then cancelled: whoever asked is gone.
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from weightd.daemon.audit import Audit
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.errors import (
@@ -66,12 +68,22 @@ class AdminPlane:
     """Owns its door, the connections and the offers that wait."""
 
     def __init__(
-        self, loop: Loop, folder: RuntimeFolder, when_withdrawn: Callable[[int], object]
+        self,
+        loop: Loop,
+        folder: RuntimeFolder,
+        when_withdrawn: Callable[[int], object],
+        audit: Audit,
+        *,
+        gid: int | None,
+        given: socket.socket | None = None,
     ) -> None:
+        """gid: of the group that may come, None for nobody but the daemon's user and root."""
         self._loop = loop
         self._when_withdrawn = when_withdrawn
         self._visitors: set[_Visitor] = set()
-        self._door = Door(loop, Listener(folder.admin, mode=0o600, max_fds=2), self._welcome)
+        mode = 0o600 if gid is None else 0o660
+        listener = Listener(folder.admin, mode=mode, max_fds=2, gid=gid, given=given)
+        self._door = Door(loop, listener, self._welcome, audit.turned_away)
 
     def take(self, ticket: int, uid: int) -> OfferedFile:
         """The file under a ticket, which this user must have offered. The caller closes it."""

@@ -15,7 +15,7 @@ from weightd.daemon.model import Grant, Model, Version, VersionState
 from weightd.daemon.record import STATE
 from weightd.daemon.sources import file_name, folder_name
 from weightd.daemon.staging import Filled
-from weightd.daemon.state import KeptModel, KeptVersion, State, decode, grant_of
+from weightd.daemon.state import KeptModel, KeptVersion, State, decode, grant_of, policy_of
 from weightd.daemon.vault import segment_name
 from weightd.errors import DamagedStateError, NotAllowedError, WeightdError
 from weightd.ipc.peer import Process
@@ -162,8 +162,17 @@ def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
         adopted.refused.append(
             f"{kept.name}: its live version is lost; version {model.live.number} is live instead"
         )
-    model.grants = list(filter(None, (_living(grant_of(g), adopted) for g in kept.grants)))
+    _adopt_rights(model, kept, adopted)
     adopted.models.append(model)
+
+
+def _adopt_rights(model: Model, kept: KeptModel, adopted: Adopted) -> None:
+    try:
+        model.policy = policy_of(kept)
+    except DamagedStateError as error:  # it may have denied: nobody gets in till told anew
+        adopted.refused.append(f"{error}; nobody may attach it now")
+        return
+    model.grants = list(filter(None, (_living(grant_of(g), adopted) for g in kept.grants)))
 
 
 def _filled(name: str, kept: KeptVersion, shelf: _Shelf) -> Filled:

@@ -11,10 +11,12 @@ Whoever can reach the machine can connect, so nothing here trusts or waits for a
 """
 
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from weightd.daemon.audit import Audit
 from weightd.daemon.door import Door
 from weightd.daemon.loop import Loop
 from weightd.daemon.visitor import PATIENCE, UNREAD_RETRY_S, ThreadReader, Visitor
@@ -47,31 +49,36 @@ class Desk(Protocol):
         self, request: protocol.AttachRequest, visitor: Visitor
     ) -> tuple[protocol.Message | None, Sequence[int]]: ...
 
+    def count_request(self, peer: Peer) -> None: ...
+
     def left(self, lease: int) -> None: ...
 
 
 class AttachPlane:
     """Owns its door and every connection. lease ids are the catalog's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part it needs
         self,
         loop: Loop,
         folder: RuntimeFolder,
         desk: Desk,
+        audit: Audit,
         *,
         mode: int,
         read_in_threads: bool,
         hello_deadline_s: float,
+        given: socket.socket | None = None,
     ) -> None:
         self._loop = loop
         self._desk = desk
-        listener = Listener(folder.attach, mode=mode, max_fds=0)
+        self._audit = audit
+        listener = Listener(folder.attach, mode=mode, max_fds=0, given=given)
         self._in_threads = read_in_threads or not listener.refuses_descriptors
         self._silent_total = _SILENT_THREADS if self._in_threads else _SILENT_TOTAL
         self._hello_deadline_s = hello_deadline_s
         self._visitors: dict[int, Visitor] = {}  # by descriptor, oldest first
         self._by_lease: dict[int, Visitor] = {}
-        self._door = Door(loop, listener, self._welcome, self._make_room)
+        self._door = Door(loop, listener, self._welcome, audit.turned_away, self._make_room)
         loop.call_later(_SWEEP_S, self._sweep)
 
     @property
@@ -114,6 +121,7 @@ class AttachPlane:
     # --- connections ---------------------------------------------------------------------
 
     def _welcome(self, connection: Connection, peer: Peer) -> None:
+        self._desk.count_request(peer)
         visitor = Visitor(connection, peer, time.monotonic())
         self._visitors[connection.fileno()] = visitor
         self._keep_bounds(peer.uid)
@@ -213,10 +221,12 @@ class AttachPlane:
     def _got(self, visitor: Visitor, received: Received) -> None:
         with visitor.closing(received):
             if not _is_from(visitor, received):
-                log.warning(
-                    "a message on the connection of process %d came from another process; the "
-                    "connection is closed",
-                    visitor.peer.pid,
+                self._audit.note(
+                    "message",
+                    "refused",
+                    pid=visitor.peer.pid,
+                    uid=visitor.peer.uid,
+                    reason="it came from another process; the connection is closed",
                 )
                 self._close(visitor)
                 return

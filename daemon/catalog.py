@@ -7,8 +7,10 @@ A version is held by the leases that map it and by the daemon itself, which hold
 versions that were live (the live one counts). The states are in model.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from weightd.daemon import limits
 from weightd.daemon.model import (
     Action,
     Event,
@@ -21,29 +23,41 @@ from weightd.daemon.model import (
     Version,
     VersionState,
 )
+from weightd.daemon.policy import Guest, Kind, Policy, Rule
+from weightd.daemon.rights import admit, model_of_handle, outlaws
 from weightd.errors import (
-    BadHandleError,
     BusyError,
     IllegalTransitionError,
-    LimitError,
     ModelExistsError,
     NotAllowedError,
-    RefusedError,
     UnknownModelError,
     UnknownVersionError,
 )
 from weightd.ipc.peer import Key
 
-LEASES_PER_PROCESS = 8  # of one model: a process with several sessions needs no more
-
 
 class Catalog:
     """All models, versions and leases. keep: how many versions are held for rollback, the live
-    one included; leases_per_uid: how many leases the processes of one user may have together."""
+    one included; leases_per_uid: how many leases the processes of one user may have together;
+    versions_held: how many versions a model may have in memory. settled: rules that the settings
+    have for models, by name; deny: for all models."""
 
-    def __init__(self, *, keep: int = 2, leases_per_uid: int = 4096) -> None:
+    def __init__(
+        self,
+        *,
+        keep: int = 2,
+        leases_per_uid: int = 4096,
+        versions_held: int = 64,
+        settled: Mapping[str, Policy] | None = None,
+        deny: tuple[Rule, ...] = (),
+    ) -> None:
         self._keep = keep
         self._leases_per_uid = leases_per_uid
+        self._versions_held = versions_held
+        self.settled = dict(settled or {})
+        self.deny = deny
+        self._kinds: frozenset[Kind] = frozenset()  # that rules ask for, at this revision:
+        self._kinds_at = -1
         self._last_lease = 0
         self._staged: dict[str, Version] = {}
         self._awaited: set[int] = set()  # uids of versions whose workers may come back
@@ -82,7 +96,9 @@ class Catalog:
 
     def stage_next(self, name: str) -> Version:
         """Begin to stage the next version of a model. Its number is used up only by publish."""
-        return self._stage(name, self.model(name).next_number)
+        model = self.model(name)
+        limits.check_versions(model, self.leases, keep=self._keep, most=self._versions_held)
+        return self._stage(name, model.next_number)
 
     def _stage(self, name: str, number: int) -> Version:
         if name in self._staged:
@@ -223,17 +239,49 @@ class Catalog:
         self.revision += 1
 
     def revoke(self, name: str, pids: set[int]) -> tuple[set[int], list[Action]]:
-        """End the right of these processes (none named: all). Returns their PIDs and actions."""
+        """End the right of these processes (none named: all, and the rules that were given to the
+        model to let anybody in). Returns their PIDs and actions."""
         model = self.model(name)
+        if not pids and model.policy.allow:
+            model.policy = replace(model.policy, allow=())
+            self.revision += 1
         ended = {pid for pid in model.allowed_pids() if not pids or pid in pids}
         ended |= {lease.pid for lease in self._leases_of(model) if not pids or lease.pid in pids}
-        self._strike(model, lambda _, pid: pid in ended)
+        self.revision += model.strike(lambda _, pid: pid in ended)
         actions: list[Action] = [
             self._revoke_lease(lease, "the right to this model was revoked")
             for lease in self._leases_of(model)
             if lease.pid in ended
         ]
         return ended, actions
+
+    def set_policy(
+        self, name: str, policy: Policy, guests: Mapping[int, Guest]
+    ) -> tuple[set[int], list[Action]]:
+        """Give a model other rules, beside those of the settings. Whom nothing lets in any more
+        loses the right, as by revoke. guests: who holds each lease of the model. Returns PIDs and
+        actions."""
+        model = self.model(name)
+        model.policy = policy
+        self.revision += 1
+        lost = outlaws(model, self.rules_of(model), self._leases_of(model), guests)
+        reason = "no rule of the model lets it in any more"
+        actions = [self._revoke_lease(lease, reason) for lease in lost]
+        return {lease.pid for lease in lost}, actions
+
+    def rules_of(self, model: Model) -> Policy:
+        """Those of the settings, for all models and for this one, and those given to it since."""
+        base = self.settled.get(model.name, Policy())
+        return Policy(
+            (*base.allow, *model.policy.allow), (*self.deny, *base.deny, *model.policy.deny)
+        )
+
+    def asked_kinds(self) -> frozenset[Kind]:
+        """What some rule, of whichever model, needs to know of a process that attaches."""
+        if self._kinds_at != self.revision:
+            kinds = (self.rules_of(model).kinds for model in self.models.values())
+            self._kinds, self._kinds_at = frozenset().union(*kinds), self.revision
+        return self._kinds
 
     def whitelisted(self) -> set[Key]:
         """Every process that some model lets in."""
@@ -247,19 +295,11 @@ class Catalog:
     def process_ended(self, key: Key) -> list[Action]:
         """A process is gone: its entries and leases end. The number may come again, it does not."""
         for model in self.models.values():
-            self._strike(model, lambda entry, _: entry == key)
+            self.revision += model.strike(lambda entry, _: entry == key)
         actions: list[Action] = []
         for lease in [lease for lease in self.leases.values() if lease.key == key]:
             actions += self.detach(lease.id)
         return actions
-
-    def _strike(self, model: Model, goes: Callable[[Key, int], bool]) -> None:
-        for grant in model.grants:
-            for key, pid in list(grant.processes.items()):
-                if goes(key, pid):
-                    del grant.processes[key]
-                    self.revision += 1
-        model.grants = [grant for grant in model.grants if grant.processes]
 
     @staticmethod
     def _revoke_lease(lease: Lease, reason: str) -> Action:
@@ -269,48 +309,20 @@ class Catalog:
 
     # --- leases --------------------------------------------------------------------------
 
-    def attach(self, name: str | None, key: Key, uid: int, handle: int | None) -> Lease:
+    def attach(self, name: str | None, key: Key, guest: Guest, handle: int | None) -> Lease:
         """Begin a lease of the live version. name: None for the model that the handle is for."""
-        model = self.model(name) if name is not None else self._of_handle(key, handle)
-        pid = model.pid_of(key, handle)
-        if pid is None:
-            raise self._refusal(model, key, handle)
-        self._check_quota(model, key, uid)
+        if name is None:
+            model = model_of_handle(self.models.values(), key, handle)
+        else:
+            model = self.model(name)
+        pid, admission = admit(model, self.rules_of(model), key, guest, handle)
+        limits.check_leases(self.leases.values(), model, key, guest.uid, most=self._leases_per_uid)
         self._last_lease += 1
-        lease = Lease(self._last_lease, model, key, pid, uid, model.live.number)
+        number = model.live.number
+        lease = Lease(self._last_lease, model, key, pid, guest.uid, number, admission.rule)
         self.leases[lease.id] = lease
         model.live.leases.add(lease.id)
         return lease
-
-    def _of_handle(self, key: Key, handle: int | None) -> Model:
-        for model in self.models.values():
-            if handle is not None and model.pid_of(key, handle) is not None:
-                return model
-        raise NotAllowedError(
-            f"this handle lets process {key.pid} attach nothing: the process is not one of those "
-            "that it was made for, or it was revoked, or its model was unloaded"
-        )
-
-    def _refusal(self, model: Model, key: Key, handle: int | None) -> RefusedError:
-        if handle is not None and model.pid_of(key, None) is not None:
-            return BadHandleError(
-                f"this handle is not one of model {model.name!r} for process {key.pid}: it was "
-                "revoked, is for another model, or was made by an earlier daemon; ask for the "
-                "current one, or attach without a handle"
-            )
-        return not_allowed(key.pid, model.name)
-
-    def _check_quota(self, model: Model, key: Key, uid: int) -> None:
-        of_process = sum(lease.key == key for lease in self._leases_of(model))
-        if of_process >= LEASES_PER_PROCESS:
-            raise LimitError(
-                f"process {key.pid} has {of_process} leases of {model.name!r} already; close some"
-            )
-        if sum(lease.uid == uid for lease in self.leases.values()) >= self._leases_per_uid:
-            raise LimitError(
-                f"the processes of uid {uid} have {self._leases_per_uid} leases already, which is "
-                "the limit (leases_per_uid); end some"
-            )
 
     def pull(self, lease_id: int) -> Version:
         """The live version, now held by this lease too."""
@@ -374,11 +386,3 @@ class Catalog:
 
     def _leases_of(self, model: Model) -> list[Lease]:
         return [lease for lease in self.leases.values() if lease.model is model]
-
-
-def not_allowed(pid: int, model: str) -> NotAllowedError:
-    """The same words whether the model exists or not: a stranger learns no names."""
-    return NotAllowedError(
-        f"process {pid} may not attach {model!r}; whoever runs the model lets it in with "
-        f"`weightd allow {model} {pid}` (Client.allow)"
-    )

@@ -1,30 +1,27 @@
 """The control plane: decode a request, check its role, carry it out, reply. Rules are the
 catalog's; who sent it is the kernel's word."""
 
-import logging
-import secrets
-import signal
-from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, assert_never
 
-from weightd.daemon import roles
 from weightd.daemon.admin_plane import AdminPlane
+from weightd.daemon.admission import Admission
+from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
+from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
-from weightd.errors import BusyError, RefusedError, WeightdError, to_wire
+from weightd.daemon.roles import Roles, name_of
+from weightd.errors import BusyError, WeightdError, to_wire
 from weightd.ipc import protocol
-from weightd.ipc.channel import ControlServer, Envelope
+from weightd.ipc.channel import ControlServer, Envelope, Sockets
 from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
-log = logging.getLogger("weightd.control")
-
 _REQUESTS_PER_TURN = 64
+_NAMED = 8  # PIDs and rules, in the record
 
 
 class House(Protocol):
@@ -44,7 +41,7 @@ class House(Protocol):
     def is_stopping(self) -> bool: ...
 
     @property
-    def admins(self) -> frozenset[int]: ...
+    def roles(self) -> Roles: ...
 
 
 class ControlPlane:
@@ -59,6 +56,12 @@ class ControlPlane:
         processes: ProcessTable,
         admin_plane: AdminPlane,
         publisher: Publisher,
+        admission: Admission,
+        audit: Audit,
+        requests: Requests,
+        *,
+        gid: int | None,
+        given: Sockets = lambda _: None,
     ) -> None:
         self._loop = loop
         self._house = house
@@ -66,7 +69,10 @@ class ControlPlane:
         self._processes = processes
         self._admin_plane = admin_plane
         self._publisher = publisher
-        self._server = ControlServer(folder.control, folder.events)
+        self._admission = admission
+        self._audit = audit
+        self._requests = requests
+        self._server = ControlServer(folder.control, folder.events, gid=gid, given=given)
         self._fd = self._server.fileno()
         loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
         loop.before_sleep(self._turn)
@@ -88,28 +94,51 @@ class ControlPlane:
         return True
 
     def _serve(self, envelope: Envelope) -> None:
+        request: protocol.ControlRequest | None = None
         try:
             check_credentials(envelope.pid, envelope.uid)
+            self._count(envelope)
             request = protocol.decode(envelope.raw, protocol.ControlRequest)
-            self._check_role(request, envelope.uid)
+            self._check_role(request, envelope)
             reply = self._handle(request, envelope)
         except WeightdError as error:
-            log.info("refused pid %d uid %d: %s", envelope.pid, envelope.uid, error)
+            self._note(envelope, request, error)
             reply = protocol.Failed(*to_wire(error))
+        else:
+            if reply is not None:
+                self._note(envelope, request)
         if reply is not None:
             self._reply(envelope, reply)
+
+    def _count(self, envelope: Envelope) -> None:
+        is_admin = self._house.roles.is_admin(envelope.uid, envelope.gid)
+        self._requests.check(envelope.uid, self._loop.now_s(), is_admin=is_admin)
+
+    def _note(
+        self,
+        envelope: Envelope,
+        request: protocol.ControlRequest | None,
+        error: WeightdError | None = None,
+    ) -> None:
+        """For the record. Who only asks how things are is not in it, unless refused."""
+        what = "request" if request is None else name_of(type(request))
+        pid, uid, model = envelope.pid, envelope.uid, getattr(request, "model", "")
+        if error is not None:
+            self._audit.refused(what, error, pid=pid, uid=uid, model=model)
+        elif not isinstance(request, protocol.Status | protocol.CurrentPid):
+            self._audit.note(what, "done", pid=pid, uid=uid, model=model, reason=_detail(request))
 
     def _reply(self, envelope: Envelope, message: protocol.Message) -> None:
         self._server.reply(envelope, protocol.encode(message))
 
-    def _check_role(self, request: protocol.ControlRequest, uid: int) -> None:
+    def _check_role(self, request: protocol.ControlRequest, envelope: Envelope) -> None:
         name = getattr(request, "model", None)
         owner = None
         if name in self._catalog.models:
             owner = self._catalog.models[name].owner_uid
         elif name is not None:
             owner = self._publisher.owner_of_staged(name)
-        roles.check(request, uid, owner, self._house.admins)
+        self._house.roles.check(request, envelope.uid, envelope.gid, owner)
         if self._house.is_stopping and not isinstance(request, protocol.Status):
             raise BusyError("the daemon is stopping")
 
@@ -126,9 +155,11 @@ class ControlPlane:
                 self._house.perform(self._catalog.unload(request.model))
                 self._house.emit("unloaded", request.model, 0, envelope.pid)
             case protocol.Allow():
-                return self._allow(request, envelope.pid)
+                return self._admission.allow(request, envelope.pid)
+            case protocol.Deny():
+                return self._admission.deny(request, envelope.pid)
             case protocol.Revoke():
-                return self._revoke(request, envelope.pid)
+                return self._admission.revoke(request, envelope.pid)
             case protocol.Rollback():
                 self._house.perform(
                     self._catalog.rollback(request.model, request.version, request.once)
@@ -159,10 +190,7 @@ class ControlPlane:
             envelope.uid,
             request.ticket,
             on_progress=partial(self._reply, envelope),
-            answer=lambda result: self._reply(
-                envelope,
-                protocol.Failed(*to_wire(result)) if isinstance(result, WeightdError) else result,
-            ),
+            answer=partial(self._staged, request, envelope),
         )
         match request:
             case protocol.Load():
@@ -174,48 +202,27 @@ class ControlPlane:
             case _:
                 assert_never(request)
 
-    def _allow(self, request: protocol.Allow, asker: int) -> protocol.Allowed:
-        self._catalog.model(request.model)
-        if not request.pids:
-            raise RefusedError("allow needs at least one PID")
-        with ExitStack() as on_error:
-            found = [on_error.enter_context(self._processes.open(pid)) for pid in request.pids]
-            on_error.pop_all()
-        handle = secrets.randbits(64)
-        self._catalog.allow(request.model, {p.key: p.pid for p in found}, handle)
-        for process in found:
-            self._processes.watch(process)
-        self._house.perform([])
-        self._house.emit("allowed", request.model, 0, asker, _listed(request.pids))
-        return protocol.Allowed(handle)
-
-    def _revoke(self, request: protocol.Revoke, asker: int) -> protocol.Revoked:
-        leases = [x for x in self._catalog.leases.values() if x.model.name == request.model]
-        pids, actions = self._catalog.revoke(request.model, set(request.pids))
-        holders = {lease.pid: lease.key for lease in leases if lease.pid in pids}
-        killed, not_killed = [], []
-        for pid, key in holders.items() if request.kill else ():
-            fault = _kill(self._processes.get(key))
-            if fault is None:
-                killed.append(pid)
-            else:
-                not_killed.append(f"{pid}: {fault}")
-        self._house.perform(actions)  # after the kill: it may let the pidfds go
-        still = [pid for pid in holders if pid not in killed]
-        self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids)))
-        return protocol.Revoked(tuple(sorted(pids)), tuple(still), tuple(killed), tuple(not_killed))
+    def _staged(
+        self,
+        request: protocol.Load | protocol.Publish | protocol.Update,
+        envelope: Envelope,
+        result: protocol.Live | WeightdError,
+    ) -> None:
+        if isinstance(result, WeightdError):
+            self._note(envelope, request, result)
+            self._reply(envelope, protocol.Failed(*to_wire(result)))
+        else:
+            self._note(envelope, request)
+            self._reply(envelope, result)
 
 
-def _listed(pids: Sequence[int]) -> str:
-    return "pids " + ", ".join(map(str, pids))
-
-
-def _kill(process: Process | None) -> str | None:
-    """Kill by pidfd; the reason when it cannot be done."""
-    if process is None:
-        return "it has ended"
-    try:
-        signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+def _detail(request: protocol.ControlRequest | None) -> str:
+    """What a request was about, beside the model."""
+    match request:
+        case protocol.Allow(_, pids, rules) | protocol.Revoke(_, pids, _, rules):
+            return " ".join((*map(str, pids[:_NAMED]), *rules[:_NAMED]))
+        case protocol.Deny(_, rules, is_lifted):
+            return " ".join((*(["lifted"] if is_lifted else []), *rules[:_NAMED]))
+        case protocol.Rollback(_, version):
+            return "" if version is None else f"to {version}"
+    return ""

@@ -5,20 +5,28 @@ I/O without rules: who may have what is the catalog's word.
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, assert_never
 
-from weightd.daemon.catalog import Catalog, not_allowed
+from weightd.daemon.audit import Audit, one_line
+from weightd.daemon.catalog import Catalog
 from weightd.daemon.fitting import Fitting
+from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
-from weightd.daemon.model import Action, Version
+from weightd.daemon.model import Action, Lease, Version
+from weightd.daemon.policy import Guest, Kind, not_allowed
 from weightd.daemon.processes import ProcessTable
+from weightd.daemon.roles import Roles, name_of
 from weightd.daemon.vault import Vault
 from weightd.daemon.visitor import Visitor
-from weightd.errors import BadRequestError, UnknownModelError
-from weightd.ipc import protocol
+from weightd.errors import BadRequestError, LimitError, RefusedError, UnknownModelError
+from weightd.ipc import linux, protocol, unit
+from weightd.ipc.peer import Peer, Process
 
 Answer = tuple[protocol.Message | None, Sequence[int]]
+
+_QUESTIONS = (protocol.CurrentPid, protocol.Attach, protocol.Pull, protocol.Fetch)
 
 
 class House(Protocol):
@@ -32,13 +40,13 @@ class House(Protocol):
     def incarnation(self) -> str: ...
 
     @property
-    def admins(self) -> frozenset[int]: ...
+    def roles(self) -> Roles: ...
 
 
 class Desk:
     """since_s: when each lease began, unix seconds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - whatever an answer is made of
         self,
         loop: Loop,
         house: House,
@@ -46,6 +54,8 @@ class Desk:
         vault: Vault,
         processes: ProcessTable,
         fitting: Fitting,
+        audit: Audit,
+        requests: Requests,
     ) -> None:
         self._loop = loop
         self._house = house
@@ -53,12 +63,31 @@ class Desk:
         self._vault = vault
         self._processes = processes
         self._fitting = fitting
+        self._audit = audit
+        self._requests = requests
+        self._holders: dict[int, Visitor] = {}  # by lease
         self.since_s: dict[int, float] = {}
 
-    def serve(  # noqa: C901 - one case for each request
+    def serve(self, request: protocol.AttachRequest, visitor: Visitor) -> Answer:
+        """Answer one request of the attach plane. What a worker reports is taken even from one who
+        asks too often: a version that it does not hold any more would be kept else."""
+        peer = visitor.peer
+        try:
+            self.count_request(peer)
+        except LimitError as error:
+            if isinstance(request, _QUESTIONS):
+                self._audit.refused(name_of(type(request)), error, pid=peer.pid, uid=peer.uid)
+                raise
+        return self._serve(request, visitor)
+
+    def count_request(self, peer: Peer) -> None:
+        """LimitError when the processes of this user ask too often."""
+        is_admin = self._house.roles.is_admin(peer.uid, peer.gid)
+        self._requests.check(peer.uid, self._loop.now_s(), is_admin=is_admin)
+
+    def _serve(  # noqa: C901 - one case for each request
         self, request: protocol.AttachRequest, visitor: Visitor
     ) -> Answer:
-        """Answer one request of the attach plane."""
         match request:
             case protocol.CurrentPid():
                 self._processes.remember(visitor.peer.process)
@@ -98,23 +127,64 @@ class Desk:
                 f"this worker speaks protocol {request.protocol}, the daemon "
                 f"{protocol.PROTOCOL_VERSION}: install one version of weightd on both sides"
             )
-        peer = visitor.peer
+        peer, named = visitor.peer, request.model or ""
         try:
-            lease = self._catalog.attach(request.model, peer.process.key, peer.uid, request.handle)
-        except UnknownModelError as error:
-            if peer.uid in self._house.admins or request.model is None:
-                raise
-            raise not_allowed(peer.pid, request.model) from error
+            lease = self._let_in(request, visitor)
+        except RefusedError as error:
+            self._audit.refused("attach", error, pid=peer.pid, uid=peer.uid, model=named)
+            raise
         visitor.lease = lease.id
         self.since_s[lease.id] = time.time()
+        self._holders[lease.id] = visitor
         # Told after the answer: the worker waits for this one.
-        told = partial(self._house.emit, "attached", lease.model.name, lease.version, peer.pid)
-        self._loop.call_soon(told)
+        self._loop.call_soon(partial(self._tell_attached, lease, peer))
         if request.held and request.incarnation == self._house.incarnation:
             held = self._catalog.resume(lease.id, request.held)
             if held:
                 return protocol.Resumed(lease.model.live.number, tuple(held)), ()
         return self._grant(lease.id, lease.model.live)
+
+    def _let_in(self, request: protocol.Attach, visitor: Visitor) -> Lease:
+        peer = visitor.peer
+        guest = describe(visitor, self._catalog.asked_kinds())
+        with ExitStack() as on_refusal:
+            process = self._to_watch(peer.process, on_refusal)
+            try:
+                lease = self._catalog.attach(request.model, peer.process.key, guest, request.handle)
+            except UnknownModelError as error:
+                if request.model is None or self._house.roles.is_admin(peer.uid, peer.gid):
+                    raise
+                raise not_allowed(guest, request.model) from error
+            on_refusal.pop_all()
+        if process is not None:
+            self._processes.watch(process)
+        return lease
+
+    def _to_watch(self, process: Process, on_refusal: ExitStack) -> Process | None:
+        """The process once more, to be watched for as long as it has a lease: a child of it may
+        hold the connection open. None when it is watched: it was allowed by its PID."""
+        if self._processes.is_watched(process.key):
+            return None
+        try:
+            return on_refusal.enter_context(process.duplicate())
+        except OSError as error:
+            raise LimitError(f"the daemon has no descriptor left: {error.strerror}") from error
+
+    def _tell_attached(self, lease: Lease, peer: Peer) -> None:
+        name, by = lease.model.name, str(lease.by or "pid")
+        self._house.emit("attached", name, lease.version, peer.pid)
+        self._audit.note(
+            "attach", "granted", pid=peer.pid, uid=peer.uid, model=name, reason=f"by {by}"
+        )
+
+    def guests(self, model: str, kinds: frozenset[Kind]) -> dict[int, Guest]:
+        """Who holds each lease of a model, as far as rules of these kinds need to know."""
+        leases = self._catalog.leases
+        return {
+            lease: describe(visitor, kinds)
+            for lease, visitor in self._holders.items()
+            if leases[lease].model.name == model
+        }
 
     def _grant(self, lease: int, version: Version) -> Answer:
         filled = self._vault.get(version.uid)
@@ -153,6 +223,7 @@ class Desk:
     def left(self, lease: int) -> None:
         """Its connection ended."""
         self.since_s.pop(lease, None)
+        self._holders.pop(lease, None)
         found = self._catalog.leases.get(lease)
         if found is None:
             return
@@ -161,6 +232,13 @@ class Desk:
         self._house.perform(actions)
 
 
-def one_line(text: str) -> str:
-    """A worker's own words, for the log: no line breaks, and nothing that a terminal obeys."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def describe(visitor: Visitor, kinds: frozenset[Kind]) -> Guest:
+    """What the kernel says of whoever is at the other end, as far as rules of these kinds ask."""
+    peer = visitor.peer
+    groups: frozenset[int] = frozenset()
+    if "gid" in kinds:
+        groups = linux.peer_groups(visitor.connection.sock)
+    membership = unit.Membership()
+    if "unit" in kinds:
+        membership = unit.unit_of(peer.process)
+    return Guest(peer.pid, peer.uid, peer.gid, groups, membership.unit, membership.fault)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from weightd.daemon.loop import Loop
 from weightd.errors import BrokenPeerError, RefusedError, to_wire
 from weightd.ipc import protocol
-from weightd.ipc.peer import Peer
+from weightd.ipc.peer import Peer, credentials
 from weightd.ipc.seqpacket import Connection, Listener
 
 log = logging.getLogger("weightd.door")
@@ -17,11 +17,13 @@ _REST_S = 0.1
 _ACCEPTS_PER_TURN = 64
 
 WhenConnected = Callable[[Connection, Peer], object]
+WhenRefused = Callable[[RefusedError, int, int], object]
 
 
 class Door:
     """Owns the listener. Calls `when_connected` with each connection and its peer, which are the
-    callee's then, unless it raises RefusedError: the peer is told and gone.
+    callee's then, unless it raises RefusedError: the peer is told and gone, and `when_refused` gets
+    the error, PID and uid.
 
     When descriptors run out `make_room` may free some, and says whether it did; else the door rests
     a while, since a listener that cannot accept would keep the loop awake.
@@ -32,11 +34,13 @@ class Door:
         loop: Loop,
         listener: Listener,
         when_connected: WhenConnected,
+        when_refused: WhenRefused,
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._when_connected = when_connected
+        self._when_refused = when_refused
         self._make_room = make_room
         self._is_open = False
         self._open()
@@ -80,7 +84,8 @@ class Door:
                 on_refusal.callback(peer.process.close)
                 self._when_connected(connection, peer)
             except RefusedError as error:
-                log.warning("refused a connection: %s", error)
+                pid, uid, _ = credentials(connection.sock)
+                self._when_refused(error, pid, uid)
                 with contextlib.suppress(BrokenPeerError):
                     connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
             except OSError as error:  # no descriptor left to identify it by

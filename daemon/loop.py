@@ -56,6 +56,11 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
         return timer
 
+    @staticmethod
+    def now_s() -> float:
+        """The clock that timers go by. It never goes back."""
+        return time.monotonic()
+
     def call_soon(self, callback: Callback) -> None:
         """Call `callback` in the loop's thread. The one method that any thread may use, and
         signal handlers too."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from weightd.daemon import audit
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.server import Server
 from weightd.daemon.settings import Settings
@@ -47,9 +48,9 @@ def kept_command(folder: RuntimeFolder, settings: Settings) -> list[str]:
 def serve(folder: RuntimeFolder, settings: Settings, given: Given | None = None) -> None:
     """Run a daemon in this thread, the process's main one, until SIGTERM, SIGINT or shutdown.
     given: by the service manager; what it stored is taken over."""
-    folder.create(0o711 if settings.attach_public else 0o700)
+    folder.create(settings.folder_mode)
     with InstanceLock(folder), contextlib.ExitStack() as unused:
-        files = {name: open_file(path) for name, path in settings.models.items()}
+        files = {name: open_file(path) for name, path in settings.paths.items()}
         for offered in files.values():
             unused.callback(offered.close)
         server = Server(folder, settings, given)
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> int:
         level=settings.log_level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger(audit.log.name).setLevel(logging.INFO)  # a record, at whatever level
     linux.hide_from_same_user()
     _raise_descriptor_limit()
     try:

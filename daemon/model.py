@@ -7,9 +7,11 @@ Pure data with the rules that concern one of them alone.
        '--abort--> FREED  '-----rollback-----'
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from weightd.daemon.policy import Policy, Rule
 from weightd.errors import IllegalTransitionError
 from weightd.ipc.peer import Key
 
@@ -98,7 +100,7 @@ class Grant:
 @dataclass(eq=False)
 class Model:
     """A name with versions. `was_live` lists the numbers in the order they were last live.
-    last_rollback: `once` of the request for it."""
+    last_rollback: `once` of the request for it. policy: rules given to it, beside the settings'."""
 
     name: str
     owner_uid: int
@@ -106,6 +108,7 @@ class Model:
     versions: dict[int, Version] = field(default_factory=dict)
     was_live: list[int] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
+    policy: Policy = field(default_factory=Policy)
     is_loaded: bool = True
     last_rollback: int = 0
 
@@ -120,13 +123,25 @@ class Model:
                 return grant.processes[key]
         return None
 
+    def strike(self, goes: Callable[[Key, int], bool]) -> int:
+        """Forget whitelisted processes, of which key and PID are given; returns how many went."""
+        count = 0
+        for grant in self.grants:
+            for key, pid in list(grant.processes.items()):
+                if goes(key, pid):
+                    del grant.processes[key]
+                    count += 1
+        self.grants = [grant for grant in self.grants if grant.processes]
+        return count
+
     def allowed_pids(self) -> list[int]:
         return sorted({pid for grant in self.grants for pid in grant.processes.values()})
 
 
 @dataclass(eq=False)
 class Lease:
-    """One worker's use of one model. version is what its predictions run on."""
+    """One worker's use of one model. version is what its predictions run on; by is the rule that
+    let it in, None for its PID."""
 
     id: int
     model: Model
@@ -134,6 +149,7 @@ class Lease:
     pid: int
     uid: int
     version: int
+    by: Rule | None = None
     is_revoked: bool = False
     switches: int = 0
     last_pause_us: float = 0.0

@@ -2,6 +2,7 @@
 nothing. One at a time for each model, a few at a time together."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,20 +15,20 @@ from weightd.daemon.catalog import Catalog
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Version
+from weightd.daemon.room import Room
 from weightd.daemon.settings import Settings
 from weightd.daemon.sources import Sources, is_worth_keeping
-from weightd.daemon.staging import Filled, Order, Outcome, Staging
+from weightd.daemon.staging import Filled, Order, Outcome, Staging, check_same
 from weightd.daemon.vault import Vault
 from weightd.errors import (
-    InsufficientMemoryError,
     LimitError,
     StagingError,
     UnknownModelError,
     WeightdError,
 )
 from weightd.ipc import protocol
+from weightd.ipc.fields import Engine
 from weightd.ipc.status import StagingStatus
-from weightd.weights.manifest import Manifest
 from weightd.weights.names import rules_of
 
 log = logging.getLogger("weightd.publisher")
@@ -95,6 +96,7 @@ class Publisher:
         self._catalog = catalog
         self._vault = vault
         self._settings = settings
+        self._room = Room(catalog, vault, settings, frozenset({0, os.geteuid()}))
         self._host = host
         self._sources = sources
         self._store = store
@@ -110,11 +112,11 @@ class Publisher:
             on_error.callback(offered.close)
             if self._was_done(request.model, request.once, asker):
                 return
-            self._check_room()
+            self._check_room(request.model, asker)
             version = self._catalog.stage_new(request.model)
             version.once = request.once
             order = self._order(
-                request.model, version, offered, request.engine, request.keep_tensors
+                request.model, version, offered, request.engine, request.keep_tensors, asker
             )
             order = replace(order, weights_only=request.weights_only)
             self._start(order, version, offered, asker, request.dry_run)
@@ -126,7 +128,7 @@ class Publisher:
             on_error.callback(offered.close)
             if self._was_done(request.model, request.once, asker):
                 return
-            self._check_room()
+            self._check_room(request.model, asker)
             changes = {"names": request.names}
             self._stage_next(
                 request.model, offered, asker, request.dry_run, on_error, changes, request.once
@@ -139,7 +141,7 @@ class Publisher:
             on_error.callback(offered.close)
             if self._was_done(request.model, request.once, asker):
                 return
-            self._check_room()
+            self._check_room(request.model, asker)
             live = self._catalog.model(request.model).live
             names = rules_of(self._vault.get(live.uid).manifest.stamp)
             file = self._duplicate_of(request.model, live, on_error)
@@ -173,7 +175,7 @@ class Publisher:
             raise StagingError("its weights did not come from a file that could be read again")
         asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
         with ExitStack() as on_error:
-            self._check_room()
+            self._check_room(name, asker)
             file = self._duplicate_of(name, model.live, on_error)
             changes = {
                 "keep_tensors": True,
@@ -210,10 +212,10 @@ class Publisher:
         when it has begun."""
         base = self._vault.get(self._catalog.model(name).live.uid)
         stamp = base.manifest.stamp
-        engine = protocol.convert(stamp.get("asked", ""), protocol.Engine)
+        engine = protocol.convert(stamp.get("asked", ""), Engine)
         version = self._catalog.stage_next(name)
         version.once = once
-        order = self._order(name, version, file, engine, "keep_tensors" in stamp)
+        order = self._order(name, version, file, engine, "keep_tensors" in stamp, asker)
         self._vault.retain(version.uid, base)
         on_error.callback(self._vault.release, version.uid)
         order = replace(
@@ -252,9 +254,10 @@ class Publisher:
             for p in [r.staging.progress]
         )
 
-    def _check_room(self) -> None:
+    def _check_room(self, model: str, asker: Asker) -> None:
         if len(self._running) >= _MAX_STAGERS:
             raise LimitError(f"{_MAX_STAGERS} models are being staged already; try again later")
+        self._room.check(model, asker.uid)
         self._store.check_room(_PARKED_EACH * (len(self._running) + 1))
 
     def _order(
@@ -262,8 +265,9 @@ class Publisher:
         model: str,
         version: Version,
         file: OfferedFile | None,
-        engine: protocol.Engine,
+        engine: Engine,
         keep_tensors: bool,
+        asker: Asker,
     ) -> Order:
         return Order(
             model=model,
@@ -274,14 +278,10 @@ class Publisher:
             engine=engine or self._settings.engine,
             keep_tensors=keep_tensors,
             base=None,
-            budget_nbytes=self._budget_left(),
+            budget_nbytes=self._room.left(model, asker.uid),
             deadline_s=self._settings.stage_deadline_s,
             answer_limit_s=self._settings.answer_limit_s,
         )
-
-    def _budget_left(self) -> int | None:
-        budget = self._settings.memory_budget
-        return None if budget is None else max(0, budget - self._vault.nbytes)
 
     def _start(
         self, order: Order, version: Version, file: OfferedFile | None, asker: Asker, is_dry: bool
@@ -346,6 +346,7 @@ class Publisher:
             return
         del self._running[order.model]
         self._release(order, running.version)
+        self._room.drop(order.model)
         self._host.perform(
             self._catalog.publish(order.model, running.asker.uid, is_same=order.is_same)
         )
@@ -359,6 +360,7 @@ class Publisher:
     def _fail(self, order: Order, running: _Running, error: WeightdError | None) -> None:
         """Nothing came of it; error: why that must be told."""
         del self._running[order.model]
+        self._room.drop(order.model)
         self._catalog.abort(order.model)
         self._release(order, running.version)
         if error is not None:
@@ -372,9 +374,9 @@ class Publisher:
             raise outcome
         new = outcome.segments[0]
         try:
-            self._check_budget(order.model, new.nbytes)
+            self._room.claim(order.model, running.asker.uid, new.nbytes)
             if order.is_same and not running.is_dry:
-                _check_same(outcome.manifest, order)
+                check_same(outcome.manifest, order)
         except WeightdError:
             new.close()
             raise
@@ -387,16 +389,6 @@ class Publisher:
             number = order.base.manifest.version
             self._host.emit("freed", order.model, number, 0, f"{nbytes} bytes")
 
-    def _check_budget(self, model: str, nbytes: int) -> None:
-        """Others may have been staged at the same time, each within what was left then."""
-        budget = self._settings.memory_budget
-        if budget is not None and self._vault.nbytes + nbytes > budget:
-            raise InsufficientMemoryError(
-                f"{model!r} takes {nbytes} bytes and the memory budget of the daemon leaves "
-                f"{budget - self._vault.nbytes} of {budget}; unload a model, keep fewer versions, "
-                "or raise memory_budget"
-            )
-
 
 def _live(order: Order, filled: Filled) -> protocol.Live:
     return protocol.Live(order.model, order.version, filled.nbytes, filled.manifest.renamed)
@@ -405,14 +397,3 @@ def _live(order: Order, filled: Filled) -> protocol.Live:
 def _close(file: OfferedFile | None) -> None:
     if file is not None:
         file.close()
-
-
-def _check_same(manifest: Manifest, order: Order) -> None:
-    """StagingError unless the file still gave the weights that the live version has."""
-    assert order.base is not None
-    live = order.base.manifest
-    if manifest.stamp.get("weights", "") != live.stamp.get("weights"):
-        raise StagingError(
-            f"{order.file_name} has other weights now than when version {live.version} of "
-            f"{order.model!r} was made from it"
-        )

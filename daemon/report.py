@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from weightd.daemon.model import Lease, Model, Version
+from weightd.daemon.policy import Policy
 from weightd.daemon.vault import Vault
 from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
 
 
-def model_status(model: Model, vault: Vault) -> ModelStatus:
+def model_status(model: Model, rules: Policy, vault: Vault) -> ModelStatus:
+    """rules: those in force for it."""
     manifest = vault.get(model.live.uid).manifest
     return ModelStatus(
         name=model.name,
@@ -20,6 +22,8 @@ def model_status(model: Model, vault: Vault) -> ModelStatus:
         nbytes=vault.nbytes_of(v.uid for v in model.versions.values()),
         versions=tuple(_version_status(v, vault) for v in model.versions.values()),
         allowed_pids=tuple(model.allowed_pids()),
+        allow=tuple(map(str, rules.allow)),
+        deny=tuple(map(str, rules.deny)),
     )
 
 
@@ -35,6 +39,7 @@ def worker_status(lease: Lease, since_unix_s: float) -> WorkerStatus:
         lag=lease.lag,
         engine=lease.engine,
         note=lease.note,
+        by=str(lease.by or "pid"),
     )
 
 

@@ -8,31 +8,37 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
 from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
+from weightd.daemon.admission import Admission
 from weightd.daemon.adoption import Adopted, adopt
 from weightd.daemon.attach_plane import AttachPlane
+from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.control_plane import ControlPlane
 from weightd.daemon.desk import Desk
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
+from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Notify, TellRevoked
+from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Asker, Publisher
 from weightd.daemon.record import STATE, Record
 from weightd.daemon.report import model_status, worker_status
-from weightd.daemon.settings import Settings
+from weightd.daemon.rights import hindrances
+from weightd.daemon.settings import Settings, access_of
 from weightd.daemon.sources import Sources, file_name, folder_name
 from weightd.daemon.state import State, captured
 from weightd.daemon.vault import Vault, segment_name
 from weightd.daemon.vitals import Vitals
 from weightd.errors import WeightdError
-from weightd.ipc import protocol
+from weightd.ipc import protocol, unit
 from weightd.ipc.manager import Given, Manager
 from weightd.ipc.peer import Key, identity_kind
 from weightd.ipc.runtime import RuntimeFolder
@@ -56,11 +62,20 @@ class Server:
         self._folder = folder
         self._settings = settings
         self._identity = identity_kind()
-        self.admins = frozenset({0, os.geteuid()})
+        self._access = access_of(settings)
+        self.roles = self._access.roles
         self._started_s = time.time()
         self._to_load: list[tuple[str, OfferedFile]] = []
         self._loop = Loop()
-        self._catalog = Catalog(keep=settings.keep, leases_per_uid=settings.leases_per_uid)
+        self._audit = Audit(self._loop)
+        self._requests = Requests(settings.requests_per_s_per_uid)
+        self._catalog = Catalog(
+            keep=settings.keep,
+            leases_per_uid=settings.leases_per_uid,
+            versions_held=settings.versions_held,
+            settled=self._access.policies,
+            deny=self._access.deny,
+        )
         self._manager = Manager(given.notify)
         self._store = FdStore(self._loop, given, self._manager)
         self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
@@ -82,9 +97,16 @@ class Server:
         self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
         self._desk = Desk(
-            self._loop, self, self._catalog, self._vault, self._processes, self._fitting
+            self._loop,
+            self,
+            self._catalog,
+            self._vault,
+            self._processes,
+            self._fitting,
+            self._audit,
+            self._requests,
         )
-        self._open_planes()
+        self._open_planes(given)
 
     # --- what an earlier daemon left -----------------------------------------------------
 
@@ -122,18 +144,28 @@ class Server:
     def _capture(self) -> State:
         return captured(self.incarnation, self._catalog, self._vault, self._sources)
 
-    def _open_planes(self) -> None:
+    def _open_planes(self, given: Given) -> None:
         settings = self._settings
-        self._folder.create(0o711 if settings.attach_public else 0o700)
+        gid = self._access.control_gid
+        self._folder.create(settings.folder_mode)
         self._attach_plane = AttachPlane(
             self._loop,
             self._folder,
             self._desk,
+            self._audit,
             mode=0o666 if settings.attach_public else 0o600,
             read_in_threads=settings.read_in_threads,
             hello_deadline_s=settings.hello_deadline_s,
+            given=given.socket_at(self._folder.attach),
         )
-        self._admin_plane = AdminPlane(self._loop, self._folder, self._publisher.withdraw)
+        self._admin_plane = AdminPlane(
+            self._loop,
+            self._folder,
+            self._publisher.withdraw,
+            self._audit,
+            gid=gid,
+            given=given.socket_at(self._folder.admin),
+        )
         self._control_plane = ControlPlane(
             self._loop,
             self._folder,
@@ -142,7 +174,15 @@ class Server:
             self._processes,
             self._admin_plane,
             self._publisher,
+            Admission(self, self._catalog, self._processes),
+            self._audit,
+            self._requests,
+            gid=gid,
+            given=given.socket_at,
         )
+        for path, sock in given.sockets.items():
+            log.warning("the socket at %s, which the service manager gave, is not for us", path)
+            sock.close()
 
     # --- life ----------------------------------------------------------------------------
 
@@ -176,6 +216,8 @@ class Server:
             self._identity,
             "in threads" if self._attach_plane.reads_in_threads else "in the loop",
         )
+        for note in self._notes():
+            log.warning("%s", note)
         self._vitals.begin()
         try:
             self._loop.run()
@@ -214,6 +256,7 @@ class Server:
         self._admin_plane.close()
         self._control_plane.close()
         self._processes.close()
+        self._audit.close()
         self._sources.close()
         self._vault.close()
         self._record.close()
@@ -283,6 +326,24 @@ class Server:
         version = self._catalog.model(name).live
         return protocol.Live(name, version.number, self._vault.get(version.uid).nbytes)
 
+    def guests(self, model: str, kinds: frozenset[Kind]) -> dict[int, Guest]:
+        return self._desk.guests(model, kinds)
+
+    def notes_on(self, rules: Sequence[Rule]) -> tuple[str, ...]:
+        """What keeps those whom these rules let in from attaching all the same."""
+        return hindrances(
+            rules,
+            is_public=self._settings.attach_public,
+            daemon_uid=os.geteuid(),
+            unit_fault=unit.blindness() if any(rule.kind == "unit" for rule in rules) else "",
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        policies = [self._catalog.rules_of(m) for m in self._catalog.models.values()]
+        policies += self._catalog.settled.values()
+        allowing = [rule for policy in policies for rule in policy.allow]
+        return self.notes_on(tuple(dict.fromkeys(allowing)))
+
     def status(self) -> protocol.DaemonStatus:
         leases = self._catalog.leases.values()
         return protocol.DaemonStatus(
@@ -294,7 +355,12 @@ class Server:
             identity=self._identity,
             held_nbytes=self._vault.nbytes,
             budget_nbytes=self._settings.memory_budget,
-            models={name: model_status(m, self._vault) for name, m in self._catalog.models.items()},
+            models={
+                name: model_status(m, self._catalog.rules_of(m), self._vault)
+                for name, m in self._catalog.models.items()
+            },
             workers=tuple(worker_status(lease, self._desk.since_s[lease.id]) for lease in leases),
             staging=self._publisher.status(),
+            deny=tuple(map(str, self._catalog.deny)),
+            notes=self._notes(),
         )

@@ -1,52 +1,130 @@
 """What an operator can set, read from weightd.toml or given on the command line."""
 
+import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weightd.daemon.accounts import Accounts
+from weightd.daemon.policy import Policy, Rule
+from weightd.daemon.roles import Roles, roles_of
 from weightd.errors import SettingsError
-from weightd.ipc.protocol import Engine, ModelName
+from weightd.ipc.fields import Engine, ModelName
 
+_SIZES = {"memory_budget", "staged_nbytes_per_uid"}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Nbytes = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+_PerSecond = Annotated[float, msgspec.Meta(ge=1, le=1e9)]
+_Rules = tuple[Annotated[str, msgspec.Meta(max_length=300)], ...]
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model to load at start. allow and deny: rules for who may attach (policy.py)."""
+
+    path: str
+    allow: _Rules = ()
+    deny: _Rules = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One daemon's settings.
 
-    models: name -> path of a file to load at start. engine: prepacked, plain or reference for all
-    models that are loaded without naming one; empty for prepacked, and plain where that fails.
-    keep: versions held for rollback, the live one included. memory_budget: bytes that all segments
+    models: name -> path of a file to load at start, or that and rules for who may attach; deny:
+    rules for whom no model lets in. admins: users, uids and '@group's that are admins, as root and
+    the daemon's user always are; roles: request -> anyone, owner or admin, where it is not as by
+    default. control_group: a group that reaches the control and admin sockets. engine: prepacked,
+    plain or reference for all models that are loaded without naming one; empty for prepacked, and
+    plain where that fails.
+    keep: versions held for rollback, the live one included. versions_held: how many versions a
+    model may have in memory, with those that workers hold. memory_budget: bytes that all segments
     together may take ('8GiB' in a file), None for what the machine gives. attach_public: let
     workers of other users reach the attach socket (they still must be whitelisted).
     stage_deadline_s: the longest a load or publish may take. answer_limit_s: the longest that one
     prediction on a small made-up input may take, which each version is verified by.
     keep_tensors_on_demand: keep a model's original tensors, too, once an allowed worker says that
     it cannot use what was compiled (it has another onnxruntime); they take as much memory again.
-    leases_per_uid: for one user.
+    leases_per_uid, requests_per_s_per_uid, staged_nbytes_per_uid: for one user; the last is of the
+    models that it owns, None for no limit, and root and the daemon's user have none.
     read_in_threads: read each worker's messages in a thread of its own, as is done by itself on
     kernels before 6.16, where a peer could otherwise stall the reader. hello_deadline_s: how long a
     process may stay connected to the attach socket without a lease.
     """
 
-    models: dict[ModelName, str] = {}
+    models: Mapping[ModelName, str | ModelSettings] = {}
+    deny: _Rules = ()
+    admins: tuple[str | Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)], ...] = ()
+    roles: dict[str, str] = {}
+    control_group: str = ""
     engine: Engine = ""
     keep: _Count = 2
+    versions_held: _Count = 64
     memory_budget: _Nbytes | None = None
     attach_public: bool = False
     stage_deadline_s: _Seconds = 600.0
     answer_limit_s: _Seconds = 60.0
     keep_tensors_on_demand: bool = True
     leases_per_uid: _Count = 4096
+    requests_per_s_per_uid: _PerSecond = 5000.0
+    staged_nbytes_per_uid: _Nbytes | None = None
     read_in_threads: bool = False
     hello_deadline_s: _Seconds = 10.0
     log_level: _Level = "INFO"
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The files to load at start, by model."""
+        return {name: m if isinstance(m, str) else m.path for name, m in self.models.items()}
+
+    @property
+    def folder_mode(self) -> int:
+        """Of the runtime folder: others pass through it to the sockets that they may use."""
+        return 0o711 if self.attach_public or self.control_group else 0o700
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may do what, with names made numbers. policies: by model; deny: for every model;
+    control_gid: of the group that reaches the control socket."""
+
+    roles: Roles
+    policies: dict[str, Policy]
+    deny: tuple[Rule, ...]
+    control_gid: int | None
+
+
+def access_of(settings: Settings, accounts: Accounts | None = None) -> Access:
+    """What the settings say of it; SettingsError names what this machine does not know."""
+    accounts = accounts or Accounts()
+    policies = {
+        name: Policy(_rules(m.allow, accounts), _rules(m.deny, accounts))
+        for name, m in settings.models.items()
+        if isinstance(m, ModelSettings)
+    }
+    roles = roles_of(settings.admins, settings.roles, os.geteuid(), accounts)
+    return Access(
+        roles, policies, _rules(settings.deny, accounts), _control_gid(settings, accounts)
+    )
+
+
+def _rules(texts: tuple[str, ...], accounts: Accounts) -> tuple[Rule, ...]:
+    return Policy().allowing(Rule.parse(text, accounts) for text in texts).allow
+
+
+def _control_gid(settings: Settings, accounts: Accounts) -> int | None:
+    if not settings.control_group:
+        return None
+    try:
+        return accounts.gid_of(settings.control_group)
+    except KeyError:
+        raise SettingsError(
+            f"control_group: this machine has no group {settings.control_group!r}"
+        ) from None
 
 
 def from_file(path: Path) -> Settings:
@@ -62,14 +140,23 @@ def from_file(path: Path) -> Settings:
 
 def from_values(values: dict[str, Any], where: str) -> Settings:
     """Settings from plain values; sizes may be numbers or texts such as '8GiB'."""
-    budget = values.get("memory_budget")
-    if isinstance(budget, str):
-        values = {**values, "memory_budget": nbytes(budget, f"{where}: memory_budget: ")}
+    for size in _SIZES & values.keys():
+        if isinstance(values[size], str):
+            values = {**values, size: nbytes(values[size], f"{where}: {size}: ")}
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         known = ", ".join(Settings.__struct_fields__)
         raise SettingsError(f"{where}: {error}; the settings are: {known}") from error
+    if settings.versions_held <= settings.keep:
+        raise SettingsError(
+            f"{where}: versions_held ({settings.versions_held}) must be more than keep "
+            f"({settings.keep}), or nothing could be published"
+        )
+    try:
+        access_of(settings)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
     return settings
 
 

@@ -24,6 +24,7 @@ from weightd.errors import (
     from_wire,
 )
 from weightd.ipc import protocol
+from weightd.ipc.fields import AUTOMATIC, Engine
 from weightd.ipc.job import Job, Staged, StagerReport
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
 from weightd.weights.manifest import ORIGIN, ORIGIN_WEIGHTS, Manifest, read_manifest
@@ -66,7 +67,7 @@ class Order:
     file_name: str
     file_fd: int | None
     folder_fd: int | None
-    engine: protocol.Engine
+    engine: Engine
     keep_tensors: bool
     base: Filled | None
     budget_nbytes: int | None
@@ -266,11 +267,11 @@ class Staging:
         return f"{who} ended with status {status} and no result{said}"
 
 
-def _is_asked_for(engine: protocol.Engine, manifest: Manifest) -> bool:
+def _is_asked_for(engine: Engine, manifest: Manifest) -> bool:
     found = manifest.stamp.get("engine")
     if manifest.layout == "tensors":
         return found == ""
-    return found in ((engine,) if engine else protocol.AUTOMATIC)
+    return found in ((engine,) if engine else AUTOMATIC)
 
 
 def _is_named_as_asked(rules: tuple[str, ...], manifest: Manifest) -> bool:
@@ -308,3 +309,14 @@ def _adopt_read_only(fd: int) -> Segment:
     except BaseException:
         os.close(read_only)
         raise
+
+
+def check_same(manifest: Manifest, order: Order) -> None:
+    """StagingError unless the file still gave the weights that the live version has."""
+    assert order.base is not None
+    live = order.base.manifest
+    if manifest.stamp.get("weights", "") != live.stamp.get("weights"):
+        raise StagingError(
+            f"{order.file_name} has other weights now than when version {live.version} of "
+            f"{order.model!r} was made from it"
+        )

@@ -11,9 +11,10 @@ import msgspec
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Grant, Model, Version
+from weightd.daemon.policy import Policy, Rule
 from weightd.daemon.sources import Sources
 from weightd.daemon.vault import Vault
-from weightd.errors import BadRequestError, DamagedStateError
+from weightd.errors import BadRequestError, DamagedStateError, SettingsError
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key
 from weightd.ipc.slots import SLOT_NBYTES
@@ -44,6 +45,8 @@ class KeptGrant(_Part, frozen=True):
 
 
 class KeptModel(_Part, frozen=True):
+    """allow and deny: rules, in numbers (policy.py)."""
+
     name: str
     owner_uid: int
     next_number: int
@@ -51,6 +54,8 @@ class KeptModel(_Part, frozen=True):
     versions: tuple[KeptVersion, ...]
     grants: tuple[KeptGrant, ...]
     last_rollback: int = 0
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
 
 
 class State(_Part, frozen=True):
@@ -84,6 +89,15 @@ def grant_of(kept: KeptGrant) -> Grant:
     return Grant(kept.handle, processes)
 
 
+def policy_of(kept: KeptModel) -> Policy:
+    """DamagedStateError when it has what is no rule."""
+    try:
+        allow, deny = (tuple(map(Rule.parse, rules)) for rules in (kept.allow, kept.deny))
+    except SettingsError as error:
+        raise DamagedStateError(f"the rules of {kept.name!r}: {error}") from error
+    return Policy(allow, deny)
+
+
 def _model(model: Model, vault: Vault, sources: Sources) -> KeptModel:
     return KeptModel(
         name=model.name,
@@ -93,6 +107,8 @@ def _model(model: Model, vault: Vault, sources: Sources) -> KeptModel:
         versions=tuple(_version(v, model, vault, sources) for v in model.versions.values()),
         grants=tuple(_grant(grant) for grant in model.grants),
         last_rollback=model.last_rollback,
+        allow=tuple(map(str, model.policy.allow)),
+        deny=tuple(map(str, model.policy.deny)),
     )
 
 

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import zmq
 
 from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
-from weightd.ipc.seqpacket import no_daemon
+from weightd.ipc.seqpacket import give_to_group, no_daemon
 
 _HIGH_WATER_MARK = 1000
 _BACKLOG = 4096
@@ -42,23 +42,38 @@ class Envelope:
     raw: bytes
 
 
-class ControlServer:
-    """The daemon's side. Owns both sockets and their names."""
+Sockets = Callable[[Path], socket.socket | None]  # what a service manager listens with at a path
 
-    def __init__(self, control: Path, events: Path) -> None:
-        self._paths = (control, events)
+
+class ControlServer:
+    """The daemon's side. Owns both sockets, and their names but for those of `given` ones. gid: of
+    the group that may connect, None for nobody but this user and root."""
+
+    def __init__(
+        self,
+        control: Path,
+        events: Path,
+        *,
+        gid: int | None = None,
+        given: Sockets = lambda _: None,
+    ) -> None:
+        self._gid = gid
+        self._names: list[Path] = []
         self._context = zmq.Context()
-        self._router = self._bind(zmq.ROUTER, control)
-        self._publisher = self._bind(zmq.PUB, events)
+        self._router = self._bind(zmq.ROUTER, control, given(control))
+        self._publisher = self._bind(zmq.PUB, events, given(events))
         self.dropped = 0  # messages without credentials, or not of our shape
 
-    def _bind(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+    def _bind(self, kind: int, path: Path, given: socket.socket | None) -> "zmq.Socket[bytes]":
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_NBYTES)
         sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
-        sock.setsockopt(zmq.USE_FD, _bound(path))
+        if given is None:
+            self._names.append(path)
+        fd = _bound(path, self._gid) if given is None else given.detach()
+        sock.setsockopt(zmq.USE_FD, fd)
         sock.bind(f"ipc://{path}")
         return sock
 
@@ -92,17 +107,20 @@ class ControlServer:
         self._router.close()
         self._publisher.close()
         self._context.term()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        for name in self._names:
+            name.unlink(missing_ok=True)
 
 
-def _bound(path: Path) -> int:
-    """A socket that listens at `path`, which only this user and root reach. libzmq's own bind would
-    need a umask, which is of all threads of the process."""
+def _bound(path: Path, gid: int | None) -> int:
+    """A socket that listens at `path`, which only this user, a group and root reach. libzmq's own
+    bind would need a umask, which is of all threads of the process."""
     path.unlink(missing_ok=True)  # of a daemon that was killed
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(os.fspath(path))
+        if gid is not None:
+            give_to_group(path, gid)
+            path.chmod(0o660)
         sock.listen(_BACKLOG)
         return sock.detach()
 

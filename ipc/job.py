@@ -4,15 +4,8 @@ from typing import Annotated
 
 import msgspec
 
-from weightd.ipc.protocol import (
-    Engine,
-    Failed,
-    Message,
-    ModelName,
-    Progress,
-    Uint64,
-    VersionNumber,
-)
+from weightd.ipc.fields import Engine, ModelName, Uint64, VersionNumber
+from weightd.ipc.protocol import Failed, Message, Progress
 
 
 class Job(Message, frozen=True):

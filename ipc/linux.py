@@ -1,6 +1,7 @@
 """What Python's standard library does not reach of Linux. The only file that imports ctypes."""
 
 import ctypes
+import errno
 import os
 import socket
 from pathlib import Path
@@ -10,11 +11,14 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 # include/uapi/asm-generic/socket.h, linux/socket.h
+SO_PEERGROUPS = 59  # Linux 4.13: all groups of the process that connected
 SO_PASSPIDFD = 76  # Linux 6.5: each received message carries a pidfd of its sender
 SO_PEERPIDFD = 77  # Linux 6.5: the pidfd of the process that connected
 SO_PASSRIGHTS = 83  # Linux 6.16: 0 = a peer's SCM_RIGHTS is refused at its own sendmsg
 SCM_PIDFD = 4
 MFD_NOEXEC_SEAL = 8  # Linux 6.3
+
+_GROUPS_AT_FIRST = 256
 
 _PIDFS_MAGIC = 0x50494446  # "PIDF", linux/magic.h, Linux 6.9
 _TMPFS_MAGIC = 0x01021994
@@ -130,6 +134,23 @@ def stamp_senders(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def peer_groups(sock: socket.socket) -> frozenset[int]:
+    """The supplementary groups that the process at the other end had when it connected; none where
+    the kernel does not tell. (Not by socket.getsockopt(), which ends at 256 of them.)"""
+    size = ctypes.c_uint32(_GROUPS_AT_FIRST * ctypes.sizeof(ctypes.c_uint32))
+    while True:
+        room = size.value // ctypes.sizeof(ctypes.c_uint32)
+        groups = (ctypes.c_uint32 * max(room, 1))()
+        failed = _libc.getsockopt(
+            sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)
+        )
+        count = size.value // ctypes.sizeof(ctypes.c_uint32)
+        if not failed:
+            return frozenset(groups[:count])
+        if ctypes.get_errno() != errno.ERANGE or count <= room:  # else it says how many there are
+            return frozenset()
 
 
 def start_ticks(pid: int) -> int:

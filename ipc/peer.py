@@ -56,6 +56,10 @@ class Process:
     def is_alive(self) -> bool:
         return is_alive(self.pidfd)
 
+    def duplicate(self) -> "Process":
+        """The same process, for another owner."""
+        return Process(self.pid, os.dup(self.pidfd))
+
     def close(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)

@@ -1,43 +1,39 @@
-"""Every message of every socket, and the encoding of all. The only file that imports msgpack.
+"""Every message of every socket. How they are encoded is in wire.py, what a field may hold in
+fields.py.
 
-A message is a frozen struct; its class name is its tag on the wire. decode() takes bytes of an
-untrusted peer: msgpack with its limits set, then a check of tag, fields and types. What is not
-exactly one of the expected messages raises BadRequestError and goes no further.
+A message is a frozen struct; its class name is its tag on the wire.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated
 
-import msgpack
 import msgspec
 
-from weightd.errors import BadRequestError
+from weightd.ipc.fields import (
+    Engine,
+    ModelName,
+    NameRules,
+    Pid,
+    Pids,
+    RuleTexts,
+    Text,
+    Uint64,
+    VersionNumber,
+)
 from weightd.ipc.status import ModelStatus, StagingStatus, WorkerStatus
+from weightd.ipc.wire import (
+    MAX_MESSAGE_NBYTES,
+    Message,
+    convert,
+    decode,
+    encode,
+    pack,
+    unpack,
+)
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeForm  # a type or a union of types, as a value
+# What else whoever speaks of messages needs.
+__all__ = ["MAX_MESSAGE_NBYTES", "Message", "convert", "decode", "encode", "pack", "unpack"]
 
 PROTOCOL_VERSION = 1
-MAX_MESSAGE_NBYTES = 64 * 1024  # a SEQPACKET message of 300 KB is EMSGSIZE
-MAX_PIDS = 4096
-
-Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # msgpack itself ends at 2**64 - 1
-Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
-_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}\Z"
-_NAME_RULE = "a model's name has 1 to 128 letters, digits and _.:+-, the first one no sign but _"
-ModelName = Annotated[str, msgspec.Meta(pattern=_NAME_PATTERN)]
-VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
-Engine = Literal["", "prepacked", "plain", "reference"]  # '': what suits the model
-AUTOMATIC: tuple[Engine, ...] = ("prepacked", "plain")  # what '' stands for: the first that suits
-NameRules = Annotated[  # how names of a file become the model's: weights/names.py
-    tuple[Annotated[str, msgspec.Meta(max_length=2100, pattern=r"^[^\x00-\x1f]*\Z")], ...],
-    msgspec.Meta(max_length=256),
-]
-Pids = Annotated[tuple[Pid, ...], msgspec.Meta(max_length=MAX_PIDS)]
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Base of every message; the class name is its tag on the wire."""
 
 
 # --- requests on the control plane -------------------------------------------------------
@@ -66,18 +62,31 @@ class Unload(Message, frozen=True):
 
 
 class Allow(Message, frozen=True):
-    """Whitelist living processes for a model; the answer is their handle."""
+    """Whitelist living processes for a model, whose handle is the answer; or let in all that fit a
+    rule."""
 
     model: ModelName
-    pids: Pids
+    pids: Pids = ()
+    rules: RuleTexts = ()
+
+
+class Deny(Message, frozen=True):
+    """Let nobody in who fits a rule, whoever else lets him in. lift: take such rules back."""
+
+    model: ModelName
+    rules: RuleTexts
+    lift: bool = False
+    kill: bool = False
 
 
 class Revoke(Message, frozen=True):
-    """End the right of processes (none named: all) to attach and to get new versions."""
+    """End the right of processes to attach and to get new versions, and of those that these rules
+    let in. Neither named: of all, and of all rules."""
 
     model: ModelName
     pids: Pids = ()
     kill: bool = False
+    rules: RuleTexts = ()
 
 
 class Publish(Message, frozen=True):
@@ -130,6 +139,7 @@ ControlRequest = (
     | Load
     | Unload
     | Allow
+    | Deny
     | Revoke
     | Publish
     | Update
@@ -172,24 +182,31 @@ class Live(Message, frozen=True):
     model: ModelName
     version: VersionNumber
     nbytes: Uint64
-    renamed: dict[str, str] = {}
+    renamed: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class Allowed(Message, frozen=True):
-    handle: Uint64
+    """handle: of the processes that were named, None when none was. notes: what keeps the rules
+    from letting anybody in."""
+
+    handle: Uint64 | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Revoked(Message, frozen=True):
-    """How many processes lost the right; which of them still hold memory; which were killed."""
+    """Which processes lost the right; which of them still hold memory; which were killed; which
+    rules were taken back."""
 
     pids: tuple[int, ...]
     still_mapped: tuple[int, ...]
     killed: tuple[int, ...]
     not_killed: tuple[str, ...]
+    rules: tuple[str, ...] = ()
 
 
 class DaemonStatus(Message, frozen=True):
-    """The answer to Status. models is by name; sizes in bytes, times in seconds."""
+    """The answer to Status. models is by name; sizes in bytes, times in seconds. deny: whom no
+    model lets in. notes: what an operator should look at."""
 
     pid: int
     incarnation: str
@@ -202,6 +219,8 @@ class DaemonStatus(Message, frozen=True):
     models: dict[str, ModelStatus]
     workers: tuple[WorkerStatus, ...]
     staging: tuple[StagingStatus, ...]
+    deny: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus
@@ -345,65 +364,10 @@ AttachReply = (
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, revoked, attached, switched, fell-back, detached, failed, stopping."""
+    allowed, denied, revoked, attached, switched, fell-back, detached, failed, stopping."""
 
     what: str
     model: str
     version: int
     pid: int
     text: str
-
-
-# --- encoding ----------------------------------------------------------------------------
-
-
-def encode(message: Message) -> bytes:
-    """The bytes of a message."""
-    return pack(msgspec.to_builtins(message, builtin_types=(bytes,)))
-
-
-M = TypeVar("M")
-
-
-def decode(
-    raw: bytes | memoryview, kind: "TypeForm[M]", *, max_nbytes: int = MAX_MESSAGE_NBYTES
-) -> M:
-    """The message in `raw`, which must be one of `kind`; else BadRequestError."""
-    return convert(unpack(raw, max_nbytes=max_nbytes), kind)
-
-
-def pack(value: Any) -> bytes:
-    """msgpack bytes of plain values (None, bool, int, float, str, bytes, list, dict)."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed
-
-
-def unpack(raw: bytes | memoryview, *, max_nbytes: int) -> Any:
-    """The plain value in untrusted msgpack bytes; BadRequestError when it is not exactly one."""
-    if len(raw) > max_nbytes:
-        raise BadRequestError(f"a message of {len(raw)} bytes; the limit is {max_nbytes}")
-    try:
-        return msgpack.unpackb(
-            raw,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=max_nbytes,
-            max_bin_len=max_nbytes,
-            max_array_len=max_nbytes,
-            max_map_len=max_nbytes,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise BadRequestError(f"not a msgpack message: {error}") from error
-
-
-def convert(value: Any, kind: "TypeForm[M]") -> M:
-    """`value` as an instance of `kind`, checked field by field; else BadRequestError."""
-    try:
-        plain: Any = kind  # msgspec's own types know classes only
-        converted: M = msgspec.convert(value, plain, strict=True)
-    except (msgspec.ValidationError, RecursionError) as error:
-        if _NAME_PATTERN in str(error):
-            raise BadRequestError(_NAME_RULE) from error
-        raise BadRequestError(f"not a valid message: {error}") from error
-    return converted

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from weightd.errors import BrokenPeerError, DaemonTimeoutError, LimitError, NoDaemonError
+from weightd.errors import (
+    BrokenPeerError,
+    DaemonTimeoutError,
+    LimitError,
+    NoDaemonError,
+    SettingsError,
+)
 from weightd.ipc import linux
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 
@@ -119,19 +125,31 @@ class Connection:
 
 
 class Listener:
-    """A socket in the file system that accepts connections. Owns it and its name."""
+    """A socket in the file system that accepts connections. Owns it and its name, unless it was
+    `given` by a service manager, whose the name is then, with its mode. gid: of its group, None for
+    the process's own."""
 
-    def __init__(self, path: Path, *, mode: int, max_fds: int) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mode: int,
+        max_fds: int,
+        gid: int | None = None,
+        given: socket.socket | None = None,
+    ) -> None:
+        self._name = path if given is None else None
         self._max_fds = max_fds
-        path.unlink(missing_ok=True)  # of a daemon that was killed: the instance lock is ours
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock = given or _named(path)
+        if self.sock.type != socket.SOCK_SEQPACKET:
+            raise SettingsError(f"the socket that was given for {path} is not SOCK_SEQPACKET")
         self.refuses_descriptors = max_fds == 0 and linux.refuse_descriptors(self.sock)
         self.stamps_senders = linux.stamp_senders(self.sock)
-        os.fchmod(self.sock.fileno(), 0o600)  # of its name, too; a umask is of the whole process
-        self.sock.bind(os.fspath(path))
-        path.chmod(mode)
-        self.sock.listen(_BACKLOG)
+        if given is None:
+            if gid is not None:
+                give_to_group(path, gid)
+            path.chmod(mode)
+            self.sock.listen(_BACKLOG)
         self.sock.setblocking(False)
 
     def fileno(self) -> int:
@@ -152,7 +170,28 @@ class Listener:
     def close(self) -> None:
         if self.sock.fileno() >= 0:
             self.sock.close()
-            self._path.unlink(missing_ok=True)
+            if self._name is not None:
+                self._name.unlink(missing_ok=True)
+
+
+def _named(path: Path) -> socket.socket:
+    """A socket with this name, which nobody but this user may use yet."""
+    path.unlink(missing_ok=True)  # of a daemon that was killed: the instance lock is ours
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.fchmod(sock.fileno(), 0o600)  # of its name, too; a umask is of the whole process
+    sock.bind(os.fspath(path))
+    return sock
+
+
+def give_to_group(path: Path, gid: int) -> None:
+    """Make a socket a group's. SettingsError where this process may not: it is not a member."""
+    try:
+        os.chown(path, -1, gid)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot give {path} to group {gid}: {error.strerror}; the daemon's user must be a "
+            "member of control_group"
+        ) from error
 
 
 def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:

@@ -23,7 +23,8 @@ class VersionStatus(Part, frozen=True):
 
 class ModelStatus(Part, frozen=True):
     """One model. live: the live version's number; note: why a slower path is taken, or ''; nbytes:
-    its versions' memory together, what they share counted once."""
+    its versions' memory together, what they share counted once. allow and deny: rules for who may
+    attach, beside the processes of allowed_pids."""
 
     name: str
     owner_uid: int
@@ -35,11 +36,14 @@ class ModelStatus(Part, frozen=True):
     nbytes: int
     versions: tuple[VersionStatus, ...]
     allowed_pids: tuple[int, ...]
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
 
 
 class WorkerStatus(Part, frozen=True):
     """One lease. lag: '' when it runs the live version, else why it does not yet. engine and note:
-    what it runs on, and why that is not the version's engine; '' as long as it is."""
+    what it runs on, and why that is not the version's engine; '' as long as it is. by: the rule
+    that let it in, or 'pid'."""
 
     pid: int
     uid: int
@@ -51,6 +55,7 @@ class WorkerStatus(Part, frozen=True):
     lag: str
     engine: str
     note: str
+    by: str = "pid"
 
 
 class StagingStatus(Part, frozen=True):

@@ -29,7 +29,7 @@ FOLDERS = ["backends", "benchmarks", "daemon", "ipc", "weights"]
 # Each outside world enters through one place.
 OWNERS: dict[str, tuple[str, ...]] = {
     "zmq": ("ipc/channel.py",),
-    "msgpack": ("ipc/protocol.py",),
+    "msgpack": ("ipc/wire.py",),
     "mmap": ("ipc/segment.py", "benchmarks/bare.py"),  # bare: a floor without us
     "ctypes": ("ipc/linux.py",),
     "onnxruntime": ("*/onnxruntime.py",),  # the engine; what we compare with

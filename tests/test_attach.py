@@ -12,7 +12,7 @@ import weightd
 from tests.daemons import EARLY, FINAL, Daemon, Worker, running_daemon, running_worker
 from tests.helpers import kill_and_reap, wait_until
 from tests.raw import refused
-from weightd.daemon.catalog import LEASES_PER_PROCESS
+from weightd.daemon.limits import LEASES_PER_PROCESS
 from weightd.daemon.settings import Settings
 from weightd.errors import (
     AnswerError,

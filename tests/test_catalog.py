@@ -1,10 +1,12 @@
 """catalog.py and model.py: the rules of versions and leases, without any I/O."""
 
 import itertools
+from typing import Any
 
 import pytest
 
-from weightd.daemon.catalog import LEASES_PER_PROCESS, Catalog
+from weightd.daemon.catalog import Catalog
+from weightd.daemon.limits import LEASES_PER_PROCESS
 from weightd.daemon.model import (
     TRANSITIONS,
     Action,
@@ -16,6 +18,7 @@ from weightd.daemon.model import (
     Version,
     VersionState,
 )
+from weightd.daemon.policy import Guest
 from weightd.errors import (
     BadHandleError,
     BusyError,
@@ -37,7 +40,11 @@ def key(pid: int) -> Key:
     return Key("test", pid, 1)
 
 
-def loaded(*, keep: int = 2, versions: int = 1, **options: int) -> Catalog:
+def guest(pid: int, uid: int = 0) -> Guest:
+    return Guest(pid, uid, uid)
+
+
+def loaded(*, keep: int = 2, versions: int = 1, **options: Any) -> Catalog:
     """A catalog with model m and so many versions, the last one live."""
     catalog = Catalog(keep=keep, **options)
     catalog.stage_new("m")
@@ -54,7 +61,7 @@ def publish(catalog: Catalog) -> list[Action]:
 
 def attached(catalog: Catalog, pid: int = 1) -> Lease:
     catalog.allow("m", {key(pid): pid}, HANDLE)
-    return catalog.attach("m", key(pid), 0, None)
+    return catalog.attach("m", key(pid), guest(pid), None)
 
 
 def freed(actions: list[Action]) -> list[int]:
@@ -264,7 +271,7 @@ def test_revoke_ends_whitelist_and_new_versions_but_not_what_is_mapped() -> None
     assert (ended, actions) == ({1}, [TellRevoked(lease.id, "the right to this model was revoked")])
     assert freed(publish(catalog)) == []
     with pytest.raises(NotAllowedError):
-        catalog.attach("m", key(1), 0, HANDLE)
+        catalog.attach("m", key(1), guest(1), HANDLE)
     with pytest.raises(NotAllowedError):
         catalog.pull(lease.id)
 
@@ -273,7 +280,7 @@ def test_revoke_of_one_leaves_the_others_of_the_same_grant() -> None:
     catalog = loaded()
     catalog.allow("m", {key(1): 1, key(2): 2}, HANDLE)
     assert catalog.revoke("m", {1}) == ({1}, [])
-    catalog.attach("m", key(2), 0, HANDLE)
+    catalog.attach("m", key(2), guest(2), HANDLE)
 
 
 def test_the_end_of_a_process_ends_its_entries_and_leases_in_every_model() -> None:
@@ -289,11 +296,11 @@ def test_the_end_of_a_process_ends_its_entries_and_leases_in_every_model() -> No
 def test_a_handle_is_for_its_processes_and_no_handle_is_for_all_that_are_whitelisted() -> None:
     catalog = loaded()
     catalog.allow("m", {key(1): 1}, HANDLE)
-    catalog.attach("m", key(1), 0, HANDLE)
+    catalog.attach("m", key(1), guest(1), HANDLE)
     with pytest.raises(BadHandleError):
-        catalog.attach("m", key(1), 0, HANDLE + 1)
+        catalog.attach("m", key(1), guest(1), HANDLE + 1)
     with pytest.raises(NotAllowedError, match="weightd allow m 2"):
-        catalog.attach("m", key(2), 0, HANDLE)
+        catalog.attach("m", key(2), guest(2), HANDLE)
 
 
 def test_a_process_and_a_user_have_a_limited_number_of_leases() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Action, Free, VersionState
+from weightd.daemon.policy import Guest
 from weightd.errors import RefusedError
 from weightd.ipc.peer import Key
 
@@ -77,7 +78,7 @@ class Walk:
     def attach(self, name: str) -> list[Action]:
         key = self.key()
         self.catalog.allow(name, {key: key.pid}, 1)
-        self.catalog.attach(name, key, 0, None)
+        self.catalog.attach(name, key, Guest(key.pid, 0, 0), None)
         return []
 
     def pull(self, _: str) -> list[Action]:

@@ -21,7 +21,7 @@ HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
     "serve", "status", "events", "shutdown",
     "load", "publish", "update", "rollback", "cancel", "unload",
-    "allow", "revoke", "ps", "predict", "eval", "inspect", "convert",
+    "allow", "deny", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench",
 ]  # fmt: skip
 
@@ -197,6 +197,36 @@ def test_a_process_is_allowed_revoked_and_killed(lenet: Daemon, worker: Worker) 
     assert killed.status == 0
     assert f"killed: {worker.pid}" in killed.out
     assert worker.process.wait(10) == -signal.SIGKILL
+
+
+def test_users_groups_and_units_are_allowed_denied_and_revoked(lenet: Daemon) -> None:
+    cli = CommandLine(lenet.runtime_dir)
+    told = cli.run("allow", "lenet", "--user", "root", "--group", "5", "--unit", "a@*.service")
+    assert told.out.startswith("lenet lets in uid:0\nlenet lets in gid:5\nlenet lets in unit:a@*")
+    assert "note: attach_public is off" in told.out
+    document = cli.run("allow", "lenet", os.getpid(), "--user", "0", "--json").json()
+    assert document["rules"] == ["uid:0"]
+    assert 0 <= int(document["handle"]) < 2**64
+    assert cli.run("deny", "lenet", "--user", "1").out == "lenet denies uid:1\n"
+    status = cli.run("status").out
+    assert "lenet lets in uid:0 (root), gid:5" in status
+    assert "lenet denies uid:1" in status
+    assert "note: attach_public is off" in status
+    assert "attach_public is off" in cli.run("doctor").out
+    model = cli.run("status", "--json").json()["models"]["lenet"]
+    assert (model["allow"], model["deny"]) == (["uid:0", "gid:5", "unit:a@*.service"], ["uid:1"])
+    lifted = cli.run("deny", "lenet", "--user", "1", "--lift", "--json").json()
+    assert lifted["rules"] == ["uid:1"]
+    assert "taken back: gid:5" in cli.run("revoke", "lenet", "--group", "5").out
+    assert "taken back: uid:0" in cli.run("revoke", "lenet").out
+    assert lenet.client.status().models["lenet"].allow == ()
+
+
+@pytest.mark.parametrize("arguments", [("allow", "lenet"), ("deny", "lenet")])
+def test_allow_and_deny_want_somebody(lenet: Daemon, arguments: tuple[str, ...]) -> None:
+    done = CommandLine(lenet.runtime_dir).run(*arguments)
+    assert done.status == 2
+    assert "--user" in done.err
 
 
 def test_events_are_one_line_each_until_ctrl_c(lenet: Daemon, tmp_path: Path) -> None:

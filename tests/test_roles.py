@@ -4,12 +4,14 @@ from typing import get_args
 
 import pytest
 
-from weightd.daemon.roles import ROLES, Role, check
-from weightd.errors import RoleError
+from weightd.daemon.roles import ROLES, Role, Roles, name_of, roles_of
+from weightd.errors import RoleError, SettingsError
 from weightd.ipc import protocol
 
 ROOT, DAEMON, OWNER, OTHER = 0, 900, 1000, 1001
 ADMINS = frozenset({ROOT, DAEMON})
+BY_DEFAULT = Roles(ADMINS)
+USERS = 100  # a group that has no rights
 REQUESTS: dict[type[protocol.Message], protocol.Message] = {
     type(request): request
     for request in (
@@ -18,6 +20,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
         protocol.Load("m", 1),
         protocol.Unload("m"),
         protocol.Allow("m", (1,)),
+        protocol.Deny("m", ("uid:1",)),
         protocol.Revoke("m"),
         protocol.Publish("m", 1),
         protocol.Update("m", 1),
@@ -29,9 +32,16 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
 EACH = pytest.mark.parametrize("kind", ROLES, ids=lambda kind: kind.__name__)
 
 
-def may(kind: type[protocol.Message], uid: int, owner_uid: int | None = OWNER) -> bool:
+def may(
+    kind: type[protocol.Message],
+    uid: int,
+    owner_uid: int | None = OWNER,
+    *,
+    roles: Roles = BY_DEFAULT,
+    gid: int = USERS,
+) -> bool:
     try:
-        check(REQUESTS[kind], uid, owner_uid, ADMINS)
+        roles.check(REQUESTS[kind], uid, gid, owner_uid)
     except RoleError:
         return False
     return True
@@ -70,8 +80,59 @@ def test_a_model_that_is_not_there_has_no_owner(kind: type[protocol.Message]) ->
 
 def test_a_refusal_says_whose_right_it_is() -> None:
     with pytest.raises(RoleError, match=r"allow is for the model's owner \(uid 1000\) and admins"):
-        check(REQUESTS[protocol.Allow], OTHER, OWNER, ADMINS)
+        BY_DEFAULT.check(REQUESTS[protocol.Allow], OTHER, USERS, OWNER)
     with pytest.raises(RoleError, match=r"for the model's owner \(nobody\)"):
-        check(REQUESTS[protocol.Allow], OTHER, None, ADMINS)
+        BY_DEFAULT.check(REQUESTS[protocol.Allow], OTHER, USERS, None)
     with pytest.raises(RoleError, match=r"shutdown is for admins \(uid 0, 900\); uid 1000"):
-        check(REQUESTS[protocol.Shutdown], OWNER, None, ADMINS)
+        BY_DEFAULT.check(REQUESTS[protocol.Shutdown], OWNER, USERS, None)
+
+
+# --- roles of the settings ---------------------------------------------------------------
+
+
+class Town:
+    """An account database with alice, bob, and the group ops, whose list names bob and a ghost."""
+
+    def uid_of(self, user: str) -> int:
+        return {"alice": 1000, "bob": 1001}[user]
+
+    def gid_of(self, group: str) -> int:
+        return {"ops": 27}[group]
+
+    def members_of(self, group: str) -> frozenset[int]:
+        return {"ops": frozenset({1001})}[group]
+
+
+def test_admins_are_named_by_user_number_and_group() -> None:
+    roles = roles_of(["alice", 1005, "@ops"], {}, DAEMON, Town())
+    assert roles.admins == {ROOT, DAEMON, 1000, 1005, 1001}
+    assert may(protocol.Shutdown, 1001, roles=roles)
+    assert may(protocol.Shutdown, 4444, roles=roles, gid=27)  # its first group, says the kernel
+    assert not may(protocol.Shutdown, 4444, roles=roles)
+
+
+def test_the_settings_change_which_role_a_request_needs() -> None:
+    changed = {"load": "admin", "current_pid": "owner", "shutdown": "anyone"}
+    roles = roles_of([], changed, DAEMON, Town())
+    assert not may(protocol.Load, OTHER, roles=roles)
+    assert may(protocol.Shutdown, OTHER, roles=roles)
+    assert not may(protocol.CurrentPid, OTHER, roles=roles)
+    untouched = [kind for kind in ROLES if name_of(kind) not in changed]
+    assert {kind: roles.table[kind] for kind in untouched} == {k: ROLES[k] for k in untouched}
+
+
+@pytest.mark.parametrize(
+    ("admins", "roles", "says"),
+    [
+        (["mallory"], {}, "no user 'mallory'"),
+        (["@wheel"], {}, "no group '@wheel'"),
+        ([65534], {}, "nobody in particular"),
+        ([], {"reboot": "admin"}, "no request 'reboot'; there are: current_pid, status, load,"),
+        ([], {"load": "root"}, "load: no role 'root'; there are: anyone, owner, admin"),
+    ],
+)
+def test_what_the_machine_does_not_know_is_refused_by_name(
+    admins: list[str | int], roles: dict[str, str], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        roles_of(admins, roles, DAEMON, Town())

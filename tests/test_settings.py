@@ -3,10 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from weightd.daemon.settings import Settings, from_file, from_values, nbytes
+from weightd.daemon.roles import Role
+from weightd.daemon.settings import (
+    ModelSettings,
+    Settings,
+    access_of,
+    from_file,
+    from_values,
+    nbytes,
+)
 from weightd.errors import SettingsError
+from weightd.ipc import protocol
 
 
 @pytest.mark.parametrize(
@@ -62,6 +72,24 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         {"models": {"a": 1}},
         {"models": {"a/b": "x.onnx"}},
         {"models": {"..": "x.onnx"}},
+        {"models": {"a": {"allow": ["uid:1"]}}},
+        {"models": {"a": {"path": "x.onnx", "allow": "uid:1"}}},
+        {"models": {"a": {"path": "x.onnx", "allow": ["exe:/bin/sh"]}}},
+        {"models": {"a": {"path": "x.onnx", "deny": ["user:no-such-user"]}}},
+        {"models": {"a": {"path": "x.onnx", "who": []}}},
+        {"deny": ["uid:65534"]},
+        {"deny": "uid:1"},
+        {"admins": ["no-such-user"]},
+        {"admins": ["@no-such-group"]},
+        {"admins": [-1]},
+        {"admins": "root"},
+        {"roles": {"reboot": "admin"}},
+        {"roles": {"load": "root"}},
+        {"control_group": "no-such-group"},
+        {"versions_held": 2},
+        {"keep": 64},
+        {"requests_per_s_per_uid": 0},
+        {"staged_nbytes_per_uid": "lots"},
         {"log_level": "LOUD"},
         {"attach_public": "yes"},
     ],
@@ -74,7 +102,7 @@ def test_a_wrong_value_is_refused_with_the_place_where_it_stands(values: dict[st
 
 
 def test_an_unknown_key_is_answered_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"`kep`.*the settings are: models, engine, keep,"):
+    with pytest.raises(SettingsError, match=r"`kep`.*the settings are: models, deny, admins,"):
         from_values({"kep": 2}, "weightd.toml")
 
 
@@ -91,6 +119,43 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         engine="reference",
         models={"bert": "/models/bert.onnx"},
     )
+
+
+def test_a_model_has_a_path_or_a_path_and_rules(tmp_path: Path) -> None:
+    path = tmp_path / "weightd.toml"
+    path.write_text(
+        'deny = ["uid:1002"]\nadmins = ["root", 1000, "@root"]\ncontrol_group = "root"\n'
+        'staged_nbytes_per_uid = "2GiB"\n'
+        '[roles]\nload = "admin"\n'
+        '[models]\nbert = "/models/bert.onnx"\n'
+        '[models.resnet]\npath = "/models/resnet.onnx"\n'
+        'allow = ["user:root", "group:root", "unit:infer@*.service"]\ndeny = ["uid:1003"]\n'
+    )
+    settings = from_file(path)
+    assert settings.paths == {"bert": "/models/bert.onnx", "resnet": "/models/resnet.onnx"}
+    assert settings.staged_nbytes_per_uid == 2 * 2**30
+    access = access_of(settings)
+    assert list(access.policies) == ["resnet"]
+    policy = access.policies["resnet"]
+    assert list(map(str, policy.allow)) == ["uid:0", "gid:0", "unit:infer@*.service"]
+    assert list(map(str, policy.deny)) == ["uid:1003"]
+    assert list(map(str, access.deny)) == ["uid:1002"]
+    assert access.control_gid == 0
+    assert access.roles.is_admin(1000, 5)
+    assert access.roles.table[protocol.Load] is Role.ADMIN
+
+
+def test_settings_go_to_the_daemon_as_they_are() -> None:
+    """As daemon.main.command() writes them, and the daemon reads them."""
+    models: dict[str, str | ModelSettings] = {"a": "a.onnx", "b": ModelSettings("b", ("uid:1",))}
+    settings = Settings(models=models, admins=("@root", 5), roles={"load": "admin"})
+    assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
+
+
+def test_the_folder_lets_others_through_only_where_a_socket_is_for_them() -> None:
+    assert Settings().folder_mode == 0o700
+    assert Settings(attach_public=True).folder_mode == 0o711
+    assert Settings(control_group="root").folder_mode == 0o711
 
 
 def test_nothing_said_is_the_default(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import onnx
 
 from weightd.backends.builder import build
 from weightd.backends.version import MappedVersion
+from weightd.ipc.fields import Engine
 from weightd.ipc.job import Job
-from weightd.ipc.protocol import Engine
 from weightd.ipc.segment import Segment, new_memfd, reopen_read_only
 from weightd.weights.manifest import read_manifest
 

@@ -17,6 +17,7 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol, seqpacket
 from weightd.ipc.channel import ControlClient
+from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 
 if TYPE_CHECKING:
@@ -166,19 +167,45 @@ class Client:
         pids: as the daemon sees them (current_pid). An entry is the process, not the number: it
         ends with it. Raises UnknownModelError, NotAllowedError (no such process).
         """
-        numbers = (pids,) if isinstance(pids, int) else tuple(pids)
-        return self._ask(protocol.Allow(name, numbers), protocol.Allowed).handle
+        handle = self._ask(protocol.Allow(name, _numbers(pids)), protocol.Allowed).handle
+        if handle is None:
+            raise BrokenPeerError("the daemon allowed processes and named no handle")
+        return handle
+
+    def allow_rules(self, name: str, rules: str | Iterable[str]) -> tuple[str, ...]:
+        """Let all processes attach a model that fit a rule; they need no handle. Returns what keeps
+        them from it all the same, for people to read.
+
+        rules: 'uid:1000', 'user:alice', 'gid:100', 'group:ml', 'unit:inference@*.service'. Names
+        are looked up here and now. Raises UnknownModelError, SettingsError (no such rule, user or
+        group), LimitError.
+        """
+        return self._ask(protocol.Allow(name, (), _rules(rules)), protocol.Allowed).notes
+
+    def deny(
+        self, name: str, rules: str | Iterable[str], *, lift: bool = False, kill: bool = False
+    ) -> protocol.Revoked:
+        """Let nobody attach a model who fits a rule, whatever else lets him in; with lift=True take
+        such rules back. Who has it attached loses the right, as by revoke(), which see. rules and
+        errors: as in allow_rules()."""
+        return self._ask(protocol.Deny(name, _rules(rules), lift, kill), protocol.Revoked)
 
     def revoke(
-        self, name: str, pids: int | Iterable[int] = (), *, kill: bool = False
+        self,
+        name: str,
+        pids: int | Iterable[int] = (),
+        *,
+        rules: str | Iterable[str] = (),
+        kill: bool = False,
     ) -> protocol.Revoked:
-        """End the right of processes (none named: all) to attach and to get new versions, at once.
+        """End the right of processes to attach and to get new versions, at once; and take rules
+        back that let them in. Neither named: of all processes, and all rules but the settings'.
 
         What they have mapped stays readable until they exit; the answer lists them. kill=True ends
         them by SIGKILL, where the daemon may. Raises UnknownModelError.
         """
-        numbers = (pids,) if isinstance(pids, int) else tuple(pids)
-        return self._ask(protocol.Revoke(name, numbers, kill), protocol.Revoked)
+        request = protocol.Revoke(name, _numbers(pids), kill, _rules(rules))
+        return self._ask(request, protocol.Revoked)
 
     def shutdown(self) -> None:
         """Have the daemon drain and exit. Workers keep predicting on what they have."""
@@ -272,8 +299,21 @@ def _opened(
     return os.fsencode(path.name).decode(errors="replace"), fds
 
 
-def _engine(name: str) -> protocol.Engine:
-    return protocol.convert(name, protocol.Engine)
+def _numbers(pids: int | Iterable[int]) -> tuple[int, ...]:
+    return (pids,) if isinstance(pids, int) else tuple(pids)
+
+
+def _rules(rules: str | Iterable[str]) -> tuple[str, ...]:
+    """In numbers: what users and groups are called is this machine's, as this process sees it."""
+    from weightd.daemon.accounts import Accounts
+    from weightd.daemon.policy import Rule
+
+    texts = (rules,) if isinstance(rules, str) else tuple(rules)
+    return tuple(str(Rule.parse(text, Accounts())) for text in texts)
+
+
+def _engine(name: str) -> Engine:
+    return protocol.convert(name, Engine)
 
 
 def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from weightd.errors import SettingsError
-from weightd.ipc.protocol import Engine
+from weightd.ipc.fields import Engine
 
 log = logging.getLogger("weightd")
 

@@ -1,4 +1,4 @@
-"""Becomes another user, then runs a worker script: as_user.py UID PYTHON SCRIPT ARGUMENTS...
+"""Becomes another user, then runs a worker script: as_user.py UID[:GID,GID] PYTHON SCRIPT …
 
 What that needs is imported first: the interpreter may lie where the other user cannot read.
 """
@@ -24,8 +24,9 @@ NEEDED = (
 
 for name in NEEDED:
     importlib.import_module(name)
-uid = int(sys.argv[1])
-os.setgroups([])
+user, _, groups = sys.argv[1].partition(":")
+uid = int(user)
+os.setgroups([int(gid) for gid in groups.split(",") if gid])
 os.setresgid(uid, uid, uid)
 os.setresuid(uid, uid, uid)
 # As a program that this user started would be: else its own /proc/self/fd is closed to it.

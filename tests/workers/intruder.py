@@ -14,6 +14,10 @@ client = weightd.Client(Path(sys.argv[1]), timeout_s=5)
 COMMANDS: dict[str, Callable[[], object]] = {
     "status": client.status,
     "load": lambda: client.load("mine", {"w": np.zeros(4, np.float32)}),
+    "load_more": lambda: client.load("more", {"w": np.zeros(4, np.float32)}),
+    "publish": lambda: client.publish("mine", {"w": np.ones(4, np.float32)}),
+    "unload": lambda: client.unload("mine"),
+    "shutdown": client.shutdown,
     "allow": lambda: client.allow("lenet", 1),
     "events": lambda: next(client.events()),
 }

@@ -8,6 +8,7 @@ import typer
 
 from weightd.cli.options import AsJson, RuntimeDir, connect
 from weightd.cli.screen import print_json, print_line, print_table, size
+from weightd.daemon.accounts import group_name, user_name
 
 if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus, Event
@@ -42,10 +43,20 @@ def status(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     if found.models:
         print_table(_MODEL_COLUMNS, map(_model_row, found.models.values()))
     for model in found.models.values():
-        if model.note:
-            print_line(f"{model.name}: {model.note}")
+        _print_below(model)
+    for note in found.notes:
+        print_line(f"note: {note}")
     if found.staging:
         print_table(("staging", "stager>", "step", "done>"), map(_staging_row, found.staging))
+
+
+def _print_below(model: "ModelStatus") -> None:
+    """What has no place in the table."""
+    if model.note:
+        print_line(f"{model.name}: {model.note}")
+    for kind, rules in (("lets in", model.allow), ("denies", model.deny)):
+        if rules:
+            print_line(f"{model.name} {kind} {', '.join(map(_named, rules))}")
 
 
 def _print_daemon(found: "DaemonStatus") -> None:
@@ -70,6 +81,14 @@ def _model_row(model: "ModelStatus") -> tuple[str, ...]:
         model.engine or "-",
         model.source,
     )
+
+
+def _named(rule: str) -> str:
+    """A rule, with what people call the user or group."""
+    kind, _, value = rule.partition(":")
+    names = {"uid": user_name, "gid": group_name}
+    name = names[kind](int(value)) if kind in names else value
+    return rule if name == value else f"{rule} ({name})"
 
 
 def _staging_row(staging: "StagingStatus") -> tuple[str, ...]:

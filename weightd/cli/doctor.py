@@ -216,6 +216,8 @@ def _daemon(runtime_dir: Path | None) -> Check:
     found = f"pid {status.pid}, weightd {status.version}, models: {len(status.models)}"
     if status.version != __version__:
         return Check("daemon", "warn", found, f"restart it: this is weightd {__version__}")
+    if status.notes:
+        return Check("daemon", "warn", found, "; ".join(status.notes))
     return Check("daemon", "ok", found)
 
 

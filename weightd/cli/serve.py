@@ -12,7 +12,7 @@ from weightd.cli.options import Engine, RuntimeDir
 from weightd.errors import SettingsError
 
 if TYPE_CHECKING:
-    from weightd.daemon.settings import Settings
+    from weightd.daemon.settings import ModelSettings, Settings
     from weightd.ipc.runtime import RuntimeFolder
 
 
@@ -83,10 +83,19 @@ def _settings(config: Path | None, models: dict[str, str], given: dict[str, Any]
 
     base = settings.from_file(config) if config else settings.Settings()
     folder = config.absolute().parent if config else Path.cwd()
-    in_file = {name: str(folder / path) for name, path in base.models.items()}
+    in_file = {name: _below(folder, model) for name, model in base.models.items()}
     changes = {name: value for name, value in given.items() if value is not None}
     values = msgspec.to_builtins(base) | changes | {"models": in_file | models}
     return settings.from_values(values, "the command line")
+
+
+def _below(folder: Path, model: "str | ModelSettings") -> Any:
+    """The model's settings as plain values, its path below the folder unless it is absolute."""
+    import msgspec
+
+    if isinstance(model, str):
+        return str(folder / model)
+    return msgspec.to_builtins(model) | {"path": str(folder / model.path)}
 
 
 def _models(options: list[str]) -> dict[str, str]:
@@ -104,11 +113,11 @@ def _check(folder: "RuntimeFolder", settings: "Settings") -> None:
     from weightd.daemon.main import open_file
     from weightd.ipc.runtime import InstanceLock
 
-    for path in settings.models.values():
+    for path in settings.paths.values():
         open_file(path).close()
         if not Path(path).is_file():
             raise SettingsError(f"{path} is not a file")
-    folder.create(0o711 if settings.attach_public else 0o700)
+    folder.create(settings.folder_mode)
     InstanceLock(folder).close()
 
 
