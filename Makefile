@@ -29,7 +29,7 @@ stress: $(STAMP)  ## Run the long ones: many rounds of one race, many damaged fi
 
 systemd-test: $(STAMP)  ## Run the tests of the service in a Debian that boots; needs root and debootstrap.
 	@$(BIN)/python -m tests.systemd.debian
-	@$(BIN)/pytest -m systemd -rs
+	@$(BIN)/pytest -m systemd -rs tests/systemd
 
 check: $(STAMP)  ## Check the format, the rules, the types and the architecture.
 	@$(BIN)/ruff format --check .
