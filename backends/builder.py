@@ -56,7 +56,7 @@ class _Model(NamedTuple):
 def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> Staged:
     """Fill and seal the job's segment. Any refusal leaves it unsealed."""
     with ExitStack() as resources:
-        live = resources.enter_context(LiveVersion(job.base_fds)) if job.base_fds else None
+        live = resources.enter_context(_live(job)) if job.base_fds else None
         source, renamed = sources.opened(job, live)
         resources.enter_context(source)
         here = sources.identity(job, source)
@@ -64,20 +64,25 @@ def build(job: Job, report: Report, allow_memory: Callable[[int], object]) -> St
         allow_memory(raw_nbytes)
         draft = msgspec.structs.replace(_draft(job, source, live), renamed=renamed)
         updated = sources.updated_of(source)
-        writer = resources.enter_context(Writer(job, report, live))
+        lent = None if job.is_alone else live  # what may be used again, or switched from in place
+        writer = resources.enter_context(Writer(job, report, lent))
         graph = source.graph or (live.graph if live else None)
         if graph is None:
             unsealed = writer.fill(draft, source=source, updated=updated)
             digest = sources.digest_of_stored(unsealed.manifest)
             return writer.seal(unsealed, sources.origin(_manifest(live), here, digest))
         memory.require(_COMPILE_COPIES * raw_nbytes, f"compiling {job.model!r}")
-        task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(live))
+        task = Task(draft.inputs, draft.outputs, report, job.answer_limit_s, _mapped(lent))
         raw = RawTensors(source, report)
         draft = msgspec.structs.replace(draft, parameters=_digested(draft.parameters, raw))
         if source.graph is None and live is not None:
             graph = _with_constants(graph, raw, live.manifest)
         origin = sources.origin(_manifest(live), here, raw.digest)
         return _compiled(job, writer, _Model(source, graph, raw, draft, task, updated, origin))
+
+
+def _live(job: Job) -> LiveVersion:
+    return LiveVersion(job.base_fds, is_trusted=not job.is_alone)
 
 
 def _compiled(job: Job, writer: Writer, model: _Model) -> Staged:

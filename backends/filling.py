@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
-from xxhash import xxh3_128
+from xxhash import xxh3_128, xxh3_128_digest
 
 from weightd.backends.live import LiveVersion
 from weightd.ipc import memory
@@ -47,7 +47,8 @@ class Filling:
         """Write a graph, unless `old`, the live version's, is the same."""
         if old is not None and content and are_equal(memoryview(content), self._bytes_of(old)):
             return _replaced(old, segment=old.segment + 1)
-        return Blob(0, self._write(memoryview(content)), len(content))
+        digest = xxh3_128_digest(content)
+        return Blob(0, self._write(memoryview(content)), len(content), digest)
 
     def add(self, spec: TensorSpec, read_into: ReadInto, old: TensorEntry | None) -> TensorEntry:
         """Read a tensor in, unless `old`, the live version's of that name, has the same bytes."""

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from xxhash import xxh3_128_digest
+
+from weightd.errors import DamagedError
 from weightd.ipc.segment import Segment
 from weightd.weights.entries import Blob, TensorEntry
 from weightd.weights.manifest import read_manifest
@@ -12,9 +15,10 @@ from weightd.weights.manifest import read_manifest
 
 class LiveVersion:
     """Owns its mappings, not the descriptors that it is given. segments: in the manifest's order,
-    number 0 holds the manifest."""
+    number 0 holds the manifest. is_trusted: no wrong bytes were found in them."""
 
-    def __init__(self, fds: Sequence[int]) -> None:
+    def __init__(self, fds: Sequence[int], *, is_trusted: bool = True) -> None:
+        self._is_trusted = is_trusted
         with ExitStack() as resources:
             self.segments = tuple(resources.enter_context(Segment.adopt(os.dup(fd))) for fd in fds)
             self._data = [segment.data for segment in self.segments]
@@ -28,7 +32,17 @@ class LiveVersion:
     def graph(self) -> bytes | None:
         """The original graph without its weights; None for a version without one."""
         blob = self.manifest.source_graph
-        return None if blob is None else bytes(self.bytes_of(blob))
+        if blob is None:
+            return None
+        content = bytes(self.bytes_of(blob))
+        is_whole = xxh3_128_digest(content) == blob.digest if blob.digest else self._is_trusted
+        if not is_whole:
+            raise DamagedError(
+                f"the graph of {self.manifest.model!r} version {self.manifest.version} is not in "
+                "memory as it was published, or nobody can tell; publish a file that has the "
+                "graph, or unload the model and load it again"
+            )
+        return content
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from weightd.benchmarks import api, attach, first_answer, memory, predict, publish, swap
+from weightd.benchmarks import api, attach, first_answer, memory, predict, publish, swap, verify
 from weightd.benchmarks.comparison import Comparison
 from weightd.benchmarks.daemon import Place, running_daemon
 from weightd.benchmarks.model import Model
@@ -61,15 +61,20 @@ class _Run:
     def all(self) -> None:
         effort = self._plan.effort
         if "attach" in self._plan.measurements:
-            for nbytes in effort.attach_nbytes:
-                self._of_tensors(attach.measure, nbytes, attach.COPIES, effort.attach)
+            self._attaches(effort)
         if "publish" in self._plan.measurements:
             self._publishes(effort)
-        if set(self._plan.measurements) - {"attach"}:
+        if "verify" in self._plan.measurements:
+            self._verifies(effort)
+        if set(self._plan.measurements) - {"attach", "verify"}:
             for model in self._plan.models:
                 self._of_model(model)
         if self._errors and not self._findings.comparisons:
             raise self._errors[0]
+
+    def _attaches(self, effort: Effort) -> None:
+        for nbytes in effort.attach_nbytes:
+            self._of_tensors(attach.measure, nbytes, attach.COPIES, effort.attach)
 
     def _publishes(self, effort: Effort) -> None:
         for nbytes in effort.publish_nbytes:
@@ -77,6 +82,10 @@ class _Run:
         for kind, nbytes in itertools.product(effort.formats, effort.format_nbytes):
             measure = partial(publish.measure_format, kind)
             self._of_tensors(measure, nbytes, publish.COPIES, effort.publish)
+
+    def _verifies(self, effort: Effort) -> None:
+        for nbytes in effort.verify_nbytes:
+            self._of_tensors(verify.measure, nbytes, verify.COPIES, effort.verify)
 
     def _of_tensors(self, measure: OfTensors, nbytes: int, copies: int, rounds: int) -> None:
         """What needs no model, if the machine has the memory for so many copies of the tensors."""

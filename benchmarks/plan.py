@@ -6,7 +6,7 @@ from typing import Self
 from weightd.benchmarks.model import Model
 from weightd.errors import SettingsError
 
-MEASUREMENTS = ("attach", "memory", "predict", "first-answer", "swap", "publish", "api")
+MEASUREMENTS = ("attach", "memory", "predict", "first-answer", "swap", "publish", "verify", "api")
 MIB = 2**20
 
 
@@ -23,6 +23,7 @@ class Effort:
     predict_s: float = 4.0
     first_answer: int = 5
     publish: int = 3
+    verify: int = 7
     api: int = 5
     updates: int = 4
     predictions: int = 0
@@ -30,6 +31,7 @@ class Effort:
     publish_nbytes: tuple[int, ...] = (64 * MIB, 256 * MIB)
     formats: tuple[str, ...] = ("safetensors", "ckpt", "mindir")
     format_nbytes: tuple[int, ...] = (1024 * MIB,)
+    verify_nbytes: tuple[int, ...] = (1024 * MIB,)
 
     def with_rounds(self, rounds: int | None) -> Self:
         """The same with so many rounds of everything, and so many updates."""
@@ -45,6 +47,7 @@ class Effort:
             predict_s=float("inf"),
             first_answer=rounds,
             publish=rounds,
+            verify=rounds,
             api=rounds,
             updates=rounds,
         )
@@ -61,6 +64,7 @@ QUICK = Effort(
     updates=3,
     attach_nbytes=(MIB,),
     publish_nbytes=(64 * MIB,),
+    verify_nbytes=(64 * MIB,),
     formats=(),
 )
 FULL = replace(NORMAL, memory=3, first_answer=11, publish=5, api=11, updates=50, predictions=10_000)

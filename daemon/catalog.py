@@ -134,9 +134,11 @@ class Catalog:
             number = self._previously_live(model)
         if number == model.live.number:
             raise IllegalTransitionError(f"version {number} of {name!r} is live already")
+        version = self.version(name, number)
+        version.check_whole(name)
         self.revision += 1
         model.last_rollback = once
-        return self._make_live(model, self.version(name, number), Event.ROLLBACK)
+        return self._make_live(model, version, Event.ROLLBACK)
 
     def _previously_live(self, model: Model) -> int:
         for number in reversed(model.was_live[:-1]):

@@ -136,4 +136,4 @@ def _spawn(argv: Sequence[str], pass_fds: Sequence[int]) -> "subprocess.Popen[by
             start_new_session=True,  # Ctrl-C in the daemon's terminal is not for it
         )
     except OSError as error:
-        raise StagingError(f"the stager could not be started: {error.strerror}") from error
+        raise StagingError(f"a child process could not be started: {error.strerror}") from error

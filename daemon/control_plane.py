@@ -1,19 +1,22 @@
 """The control plane: decode a request, check its role, carry it out, reply. Rules are the
 catalog's; who sent it is the kernel's word."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol, assert_never
 
 from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.admission import Admission
+from weightd.daemon.asker import Asker
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action
 from weightd.daemon.processes import ProcessTable
-from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.publisher import Publisher
 from weightd.daemon.roles import Roles, name_of
+from weightd.daemon.scrubbing import Scrubbing
 from weightd.errors import BusyError, WeightdError, to_wire
 from weightd.ipc import protocol
 from weightd.ipc.channel import ControlServer, Envelope, Sockets
@@ -57,6 +60,7 @@ class ControlPlane:
         admin_plane: AdminPlane,
         publisher: Publisher,
         admission: Admission,
+        scrubbing: Scrubbing,
         audit: Audit,
         requests: Requests,
         *,
@@ -70,6 +74,7 @@ class ControlPlane:
         self._admin_plane = admin_plane
         self._publisher = publisher
         self._admission = admission
+        self._scrubbing = scrubbing
         self._audit = audit
         self._requests = requests
         self._server = ControlServer(folder.control, folder.events, gid=gid, given=given)
@@ -131,6 +136,16 @@ class ControlPlane:
     def _reply(self, envelope: Envelope, message: protocol.Message) -> None:
         self._server.reply(envelope, protocol.encode(message))
 
+    def _answer_to(self, envelope: Envelope) -> Callable[[protocol.Message | WeightdError], None]:
+        """What sends the one answer to a request that takes its time."""
+
+        def answer(result: protocol.Message | WeightdError) -> None:
+            if isinstance(result, WeightdError):
+                result = protocol.Failed(*to_wire(result))
+            self._reply(envelope, result)
+
+        return answer
+
     def _check_role(self, request: protocol.ControlRequest, envelope: Envelope) -> None:
         name = getattr(request, "model", None)
         owner = None
@@ -169,6 +184,10 @@ class ControlPlane:
                 return live
             case protocol.Cancel():
                 self._publisher.cancel(request.model, f"by process {envelope.pid}")
+            case protocol.Verify():
+                on_progress = partial(self._reply, envelope)
+                self._scrubbing.verify(request.model, on_progress, self._answer_to(envelope))
+                return None  # the answer comes when all is compared
             case protocol.Status():
                 return self._house.status()
             case protocol.Shutdown():

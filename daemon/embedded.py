@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Self
 
+import msgspec
+
 from weightd.daemon.server import Server
 from weightd.daemon.settings import Settings
 from weightd.ipc.rendezvous import Rendezvous
@@ -26,7 +28,9 @@ class Embedded:
         self._rendezvous = Rendezvous(environ)
         self._folder, self._lock = self._rendezvous.new_folder()
         try:
-            self._server = Server(self._folder, settings or Settings())
+            # Whose model is shared wants no process beside its own that reads all day.
+            off = msgspec.structs.replace(settings or Settings(), scrub_mb_per_s=0)
+            self._server = Server(self._folder, off)
         except BaseException:
             self._lock.close()
             self._rendezvous.remove(self._folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from weightd.daemon.policy import Policy, Rule
-from weightd.errors import IllegalTransitionError
+from weightd.errors import DamagedError, IllegalTransitionError
 from weightd.ipc.peer import Key
 
 
@@ -72,13 +72,14 @@ Action = Notify | TellRevoked | Free
 class Version:
     """One immutable set of weights. uid is unique in the incarnation: unlike (name, number),
     it does not come again when a model is unloaded and another of its name is loaded. once: of the
-    request that it came from."""
+    request that it came from. damage: what of it in memory is not as it was published, or ''."""
 
     uid: int
     number: int
     state: VersionState = VersionState.STAGED
     leases: set[int] = field(default_factory=set)
     once: int = 0
+    damage: str = ""
 
     def apply(self, event: Event) -> None:
         try:
@@ -87,6 +88,13 @@ class Version:
             raise IllegalTransitionError(
                 f"version {self.number} is {self.state.name}: it cannot take {event.name}"
             ) from None
+
+    def check_whole(self, model: str) -> None:
+        if self.damage:
+            raise DamagedError(
+                f"version {self.number} of {model!r} is damaged in memory: {self.damage}; publish "
+                "its weights again, or roll back to another"
+            )
 
 
 @dataclass(frozen=True)

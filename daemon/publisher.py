@@ -3,14 +3,16 @@ nothing. One at a time for each model, a few at a time together."""
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+from weightd.daemon import damage
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.adoption import names_of
+from weightd.daemon.asker import Asker
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.fdstore import FdStore
 from weightd.daemon.loop import Loop
@@ -35,20 +37,6 @@ log = logging.getLogger("weightd.publisher")
 
 _MAX_STAGERS = 4
 _PARKED_EACH = 3  # a segment, a file and its folder
-
-Answer = Callable[[protocol.Live | WeightdError], object]
-OnProgress = Callable[[protocol.Progress], object]
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Who wants a load or publish: where progress and the one answer go, and the ticket whose
-    withdrawal cancels it."""
-
-    uid: int
-    ticket: int | None
-    on_progress: OnProgress
-    answer: Answer
 
 
 @dataclass(eq=False)
@@ -129,7 +117,10 @@ class Publisher:
             if self._was_done(request.model, request.once, asker):
                 return
             self._check_room(request.model, asker)
-            changes = {"names": request.names}
+            changes = {
+                "names": request.names,
+                "is_alone": damage.is_damaged(self._catalog, self._vault, request.model),
+            }
             self._stage_next(
                 request.model, offered, asker, request.dry_run, on_error, changes, request.once
             )
@@ -142,6 +133,7 @@ class Publisher:
             if self._was_done(request.model, request.once, asker):
                 return
             self._check_room(request.model, asker)
+            damage.check_whole(self._catalog, self._vault, request.model)
             live = self._catalog.model(request.model).live
             names = rules_of(self._vault.get(live.uid).manifest.stamp)
             file = self._duplicate_of(request.model, live, on_error)
@@ -173,6 +165,7 @@ class Publisher:
             raise StagingError("its original tensors are there already")
         if self._sources.get(model.live.uid) is None:
             raise StagingError("its weights did not come from a file that could be read again")
+        damage.check_whole(self._catalog, self._vault, name)
         asker = Asker(model.owner_uid, None, lambda _: None, lambda _: None)
         with ExitStack() as on_error:
             self._check_room(name, asker)
@@ -375,6 +368,7 @@ class Publisher:
         new = outcome.segments[0]
         try:
             self._room.claim(order.model, running.asker.uid, new.nbytes)
+            damage.check_shared(self._vault, order.model, outcome)
             if order.is_same and not running.is_dry:
                 check_same(outcome.manifest, order)
         except WeightdError:

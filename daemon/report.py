@@ -50,6 +50,7 @@ def _version_status(version: Version, vault: Vault) -> VersionStatus:
         nbytes=vault.get(version.uid).nbytes,
         shared_nbytes=vault.shared_nbytes(version.uid),
         leases=len(version.leases),
+        damage=version.damage,
     )
 
 

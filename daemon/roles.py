@@ -30,6 +30,7 @@ ROLES: dict[type[protocol.Message], Role] = {
     protocol.Update: Role.OWNER,
     protocol.Rollback: Role.OWNER,
     protocol.Cancel: Role.OWNER,
+    protocol.Verify: Role.OWNER,  # of all models at once: an admin
     protocol.Shutdown: Role.ADMIN,
 }
 

@@ -16,6 +16,7 @@ from weightd._version import __version__
 from weightd.daemon.admin_plane import AdminPlane, OfferedFile
 from weightd.daemon.admission import Admission
 from weightd.daemon.adoption import Adopted, adopt
+from weightd.daemon.asker import Asker
 from weightd.daemon.attach_plane import AttachPlane
 from weightd.daemon.audit import Audit
 from weightd.daemon.catalog import Catalog
@@ -28,10 +29,11 @@ from weightd.daemon.loop import Loop
 from weightd.daemon.model import Action, Free, Notify, TellRevoked
 from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
-from weightd.daemon.publisher import Asker, Publisher
+from weightd.daemon.publisher import Publisher
 from weightd.daemon.record import STATE, Record
 from weightd.daemon.report import model_status, worker_status
 from weightd.daemon.rights import hindrances
+from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings, access_of
 from weightd.daemon.sources import Sources, file_name, folder_name
 from weightd.daemon.state import State, captured
@@ -95,6 +97,7 @@ class Server:
         self._record = Record(self._slots(adopted), self._capture)
         self._take_over(adopted)
         self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
+        self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
         self._desk = Desk(
             self._loop,
@@ -175,6 +178,7 @@ class Server:
             self._admin_plane,
             self._publisher,
             Admission(self, self._catalog, self._processes),
+            self._scrubbing,
             self._audit,
             self._requests,
             gid=gid,
@@ -218,6 +222,7 @@ class Server:
         )
         for note in self._notes():
             log.warning("%s", note)
+        self._scrubbing.start()
         self._vitals.begin()
         try:
             self._loop.run()
@@ -237,11 +242,12 @@ class Server:
         self._vitals.stopping()
         self._control_plane.emit(protocol.Event("stopping", "", 0, 0, reason))
         self._publisher.cancel_all("the daemon is stopping")
+        self._scrubbing.stop()
         self._attach_plane.say_goodbye(f"the daemon stops ({reason})")
         self._stop_when_idle(time.monotonic() + _DRAIN_S)
 
     def _stop_when_idle(self, deadline_s: float) -> None:
-        if self._publisher.is_idle:
+        if self._publisher.is_idle and self._scrubbing.is_idle:
             self._loop.stop()
         elif time.monotonic() > deadline_s:  # one in an uninterruptible read, on a dead NFS say
             log.error("a stager cannot be ended; stopping without waiting for it")
@@ -296,6 +302,7 @@ class Server:
                 case Free(model, version, uid):
                     nbytes = self._vault.free(uid)
                     self._sources.drop(uid)
+                    self._scrubbing.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
                 case _:
                     assert_never(action)
@@ -363,4 +370,6 @@ class Server:
             staging=self._publisher.status(),
             deny=tuple(map(str, self._catalog.deny)),
             notes=self._notes(),
+            damaged_versions=self._scrubbing.damaged_versions,
+            scrubbed_nbytes=self._scrubbing.scrubbed_nbytes,
         )

@@ -20,6 +20,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Nbytes = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _PerSecond = Annotated[float, msgspec.Meta(ge=1, le=1e9)]
 _Rules = tuple[Annotated[str, msgspec.Meta(max_length=300)], ...]
@@ -55,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     read_in_threads: read each worker's messages in a thread of its own, as is done by itself on
     kernels before 6.16, where a peer could otherwise stall the reader. hello_deadline_s: how long a
     process may stay connected to the attach socket without a lease.
+    scrub_mb_per_s: how fast what lies in memory is compared with its digests in the background, in
+    10**6 bytes a second; 0: not at all. scrub_pause_s: how long to rest before each round.
     """
 
     models: Mapping[ModelName, str | ModelSettings] = {}
@@ -75,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     staged_nbytes_per_uid: _Nbytes | None = None
     read_in_threads: bool = False
     hello_deadline_s: _Seconds = 10.0
+    scrub_mb_per_s: _Rate = 4.0
+    scrub_pause_s: _Seconds = 60.0
     log_level: _Level = "INFO"
 
     @property

@@ -60,7 +60,8 @@ class Order:
     caller's, and must stay open until the end. weights_only: leave a graph aside. names: rules for
     the names of the file. is_same: it is to have the weights of base. kept_for: whose need it is
     that the tensors are kept. is_overlay: base with what `update`, which stays the caller's,
-    brings; the file is then the one that base came from, None when it came in memory."""
+    brings; the file is then the one that base came from, None when it came in memory. is_alone:
+    nothing of base's memory is used."""
 
     model: str
     version: int
@@ -78,6 +79,7 @@ class Order:
     is_same: bool = False
     kept_for: str = ""
     is_overlay: bool = False
+    is_alone: bool = False
     update: OfferedFile | None = None
 
 
@@ -157,6 +159,7 @@ class Staging:
             weights_only=order.weights_only,
             names=order.names,
             is_overlay=order.is_overlay,
+            is_alone=order.is_alone,
             update_fd=order.update.file_fd if order.update else None,
             update_folder_fd=order.update.folder_fd if order.update else None,
             update_name=order.update.name if order.update else "",
@@ -251,6 +254,8 @@ class Staging:
             if base_segments or len(manifest.segments) > 1:
                 raise StagingError("the stager of a first version speaks of older segments")
             return ()
+        if base_segments and self._order.is_alone:
+            raise StagingError("the stager uses segments that it must not")
         manifest.check_fits(base.manifest)
         check_shared(manifest, base.manifest, base_segments)
         return tuple(base.segments[number] for number in base_segments)

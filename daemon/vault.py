@@ -28,6 +28,7 @@ class Vault:
         self._segments: dict[int, Segment] = {}
         self._versions: dict[int, Filled] = {}
         self._retained: dict[int, Filled] = {}  # by the uid of the version that is staged
+        self._distrusted: set[int] = set()
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +58,15 @@ class Vault:
         self._retained.pop(uid, None)
         return self._close_unused()
 
+    def distrust(self, uid: int, index: int) -> None:
+        """This segment of a version has bytes that are not what they were: nothing new may use
+        it."""
+        self._distrusted.add(self._versions[uid].segments[index].inode)
+
+    def is_trusted(self, filled: Filled) -> bool:
+        """Whether nothing wrong was found in any segment that a version uses, by whomever."""
+        return self._distrusted.isdisjoint(_inodes([filled]))
+
     def shared_nbytes(self, uid: int) -> int:
         """How much of a version other versions use too."""
         others = _inodes(filled for other, filled in self._versions.items() if other != uid)
@@ -81,6 +91,7 @@ class Vault:
             segment = self._segments.pop(inode)
             nbytes += segment.nbytes
             segment.close()
+            self._distrusted.discard(inode)
             self._let_go(inode)
         return nbytes
 

@@ -13,7 +13,8 @@ class Job(Message, frozen=True):
 
     is_overlay: what is not in the file of update_fd stays as the live version has it, and is read
     from that version's memory, or again from the file that it came from: file_fd, None when it came
-    in memory.
+    in memory. is_alone: it must fit the live version, but uses nothing of its memory, which is
+    damaged; its graph only if that is whole.
     """
 
     model: ModelName
@@ -31,6 +32,7 @@ class Job(Message, frozen=True):
     weights_only: bool = False
     names: tuple[str, ...] = ()
     is_overlay: bool = False
+    is_alone: bool = False
     update_fd: int | None = None
     update_folder_fd: int | None = None
     update_name: str = ""

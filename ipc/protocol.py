@@ -19,7 +19,7 @@ from weightd.ipc.fields import (
     Uint64,
     VersionNumber,
 )
-from weightd.ipc.status import ModelStatus, StagingStatus, WorkerStatus
+from weightd.ipc.status import ModelStatus, StagingStatus, VersionCheck, WorkerStatus
 from weightd.ipc.wire import (
     MAX_MESSAGE_NBYTES,
     Message,
@@ -126,6 +126,13 @@ class Cancel(Message, frozen=True):
     model: ModelName
 
 
+class Verify(Message, frozen=True):
+    """Compare what this model's versions (none named: all that are held) have in memory with their
+    digests, now and at full speed. Progress comes before the reply."""
+
+    model: ModelName | None = None
+
+
 class Status(Message, frozen=True):
     """What the daemon holds, and for whom."""
 
@@ -145,6 +152,7 @@ ControlRequest = (
     | Update
     | Rollback
     | Cancel
+    | Verify
     | Status
     | Shutdown
 )
@@ -168,7 +176,7 @@ class Done(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """A load or publish goes on. Any number of these come before the final reply."""
+    """A load, publish or verify goes on. Any number of these come before the final reply."""
 
     step: str
     done: Uint64
@@ -204,9 +212,16 @@ class Revoked(Message, frozen=True):
     rules: tuple[str, ...] = ()
 
 
+class Verified(Message, frozen=True):
+    """The answer to Verify: one entry for each version."""
+
+    versions: tuple[VersionCheck, ...]
+
+
 class DaemonStatus(Message, frozen=True):
     """The answer to Status. models is by name; sizes in bytes, times in seconds. deny: whom no
-    model lets in. notes: what an operator should look at."""
+    model lets in. notes: what an operator should look at. damaged_versions: how many of those held
+    now are marked; scrubbed_nbytes: read and compared since the start."""
 
     pid: int
     incarnation: str
@@ -221,9 +236,13 @@ class DaemonStatus(Message, frozen=True):
     staging: tuple[StagingStatus, ...]
     deny: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    damaged_versions: int = 0
+    scrubbed_nbytes: int = 0
 
 
-ControlReply = Failed | YourPid | Done | Progress | Live | Allowed | Revoked | DaemonStatus
+ControlReply = (
+    Failed | YourPid | Done | Progress | Live | Allowed | Revoked | Verified | DaemonStatus
+)
 
 # --- admin socket: files come as descriptors ---------------------------------------------
 
@@ -364,7 +383,7 @@ AttachReply = (
 
 class Event(Message, frozen=True):
     """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, denied, revoked, attached, switched, fell-back, detached, failed, stopping."""
+    allowed, denied, revoked, attached, switched, fell-back, detached, failed, corrupt, stopping."""
 
     what: str
     model: str

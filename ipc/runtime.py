@@ -73,6 +73,13 @@ class RuntimeFolder:
             )
         return folder
 
+    def is_attach_public(self) -> bool:
+        """Whether processes of other users may connect to the attach socket, if there is one."""
+        try:
+            return bool(self.attach.stat().st_mode & stat.S_IWOTH)
+        except OSError:
+            return False
+
     def create(self, mode: int) -> None:
         """Make the folder if it is not there; refuse one that others could write to, and one that
         is for something else: its mode would have to change under those who use it."""

@@ -12,13 +12,14 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class VersionStatus(Part, frozen=True):
     """One version. nbytes: its memory in all; shared_nbytes: what other versions use of that, too;
-    leases: how many workers hold it."""
+    leases: how many workers hold it; damage: what in memory is not as it was published, or ''."""
 
     number: int
     state: str
     nbytes: int
     shared_nbytes: int
     leases: int
+    damage: str = ""
 
 
 class ModelStatus(Part, frozen=True):
@@ -56,6 +57,20 @@ class WorkerStatus(Part, frozen=True):
     engine: str
     note: str
     by: str = "pid"
+
+
+class VersionCheck(Part, frozen=True):
+    """What a verify found of one version. pieces: tensors and graphs that were compared, of nbytes
+    in all, in `seconds`; verdict: sound, damaged, or freed (meanwhile); damage: as in
+    VersionStatus."""
+
+    model: str
+    version: int
+    pieces: int
+    nbytes: int
+    seconds: float
+    verdict: str
+    damage: str
 
 
 class StagingStatus(Part, frozen=True):

@@ -154,7 +154,7 @@ def test_a_quick_run_has_every_row_and_leaves_nothing(tmp_path: Path) -> None:
     temp.mkdir()
     told = bench(
         *("--quick", "--model", "lenet", "--rounds", 2, "--workers", "1,2"),
-        *("--only", "memory,predict,first-answer,swap,publish", "--json", "--plot", picture),
+        *("--only", "memory,predict,first-answer,swap,publish,verify", "--json", "--plot", picture),
         # matplotlib and what it imports warn of their own deprecations.
         environment={"TMPDIR": str(temp), "PYTHONWARNINGS": "default"},
     )
@@ -173,6 +173,7 @@ def test_a_quick_run_has_every_row_and_leaves_nothing(tmp_path: Path) -> None:
         "first prediction after it, LeNet-5",
         "publish, LeNet-5",
         "publish, 64 MiB of tensors",
+        "verify, 64 MiB of tensors",
     } <= rows.keys()
     for row in rows.values():
         assert row["ours"]["least"] <= row["ours"]["median"] <= row["ours"]["most"]

@@ -20,7 +20,7 @@ from weightd import __version__
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
     "serve", "status", "events", "shutdown",
-    "load", "publish", "update", "rollback", "cancel", "unload",
+    "load", "publish", "update", "rollback", "verify", "cancel", "unload",
     "allow", "deny", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench",
 ]  # fmt: skip

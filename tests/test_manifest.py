@@ -98,6 +98,7 @@ ABUSES: dict[str, tuple[dict[str, Any], str]] = {
     "over the header": ({"tensors": (entry(offset=4032),)}, "overlaps the header"),
     "blob over the header": ({"source_graph": Blob(0, 0, 1)}, "overlaps the header"),
     "blob out of bounds": ({"graph": Blob(0, SIZE, 1)}, "the graph ends at byte 65537"),
+    "blob with a short digest": ({"graph": Blob(0, 8192, 10, b"x" * 15)}, "a digest of 15 bytes"),
     "negative blob": ({"graph": Blob(0, 8192, -1)}, "negative place"),
     "overflowing blob": ({"graph": Blob(0, 8192, 2**63)}, "overflows"),
     "unknown layout": ({"layout": "zip"}, "unknown layout 'zip'"),

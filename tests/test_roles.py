@@ -26,6 +26,7 @@ REQUESTS: dict[type[protocol.Message], protocol.Message] = {
         protocol.Update("m", 1),
         protocol.Rollback("m"),
         protocol.Cancel("m"),
+        protocol.Verify("m"),
         protocol.Shutdown(),
     )
 }
@@ -136,3 +137,9 @@ def test_what_the_machine_does_not_know_is_refused_by_name(
 ) -> None:
     with pytest.raises(SettingsError, match=says):
         roles_of(admins, roles, DAEMON, Town())
+
+
+def test_to_verify_everything_is_for_admins() -> None:
+    BY_DEFAULT.check(protocol.Verify(), DAEMON, USERS, None)
+    with pytest.raises(RoleError):
+        BY_DEFAULT.check(protocol.Verify(), OWNER, USERS, None)

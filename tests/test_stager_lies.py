@@ -62,7 +62,7 @@ def live(manifest: Manifest = LIVE) -> Filled:
     return Filled(manifest, (Segment.adopt(keep),))
 
 
-def outcome_of(
+def outcome_of(  # noqa: PLR0913 - each is a part of an order
     loop: Loop,
     program: str,
     *,
@@ -70,6 +70,7 @@ def outcome_of(
     names: tuple[str, ...] = (),
     is_overlay: bool = False,
     update: OfferedFile | None = None,
+    is_alone: bool = False,
 ) -> Outcome:
     """What the daemon makes of a stager that runs this program."""
     outcomes: list[Outcome] = []
@@ -81,7 +82,7 @@ def outcome_of(
     file_fd = os.open(LENET, os.O_RDONLY)
     order = Order(
         "m", 2, "lenet5.onnx", file_fd, None, "plain", False, base, None, 20.0, 60.0, names=names,
-        is_overlay=is_overlay, update=update,
+        is_overlay=is_overlay, update=update, is_alone=is_alone,
     )  # fmt: skip
     argv = [sys.executable, "-c", LIAR + program]
     Staging(loop, order, lambda _: None, done, stager=argv)
@@ -257,6 +258,15 @@ def test_an_honest_one_may_use_the_live_versions_segment(loop: Loop) -> None:
     assert outcome.segments[1:] == base.segments
     for segment in outcome.segments:
         segment.close()
+
+
+def test_one_that_must_share_nothing_may_not(loop: Loop) -> None:
+    base = live()
+    program = f"fill({page(FITTING)!r}); report(Staged(8192, (0,)))"
+    outcome = outcome_of(loop, program, base=base, is_alone=True)
+    base.segments[0].close()
+    assert isinstance(outcome, StagingError)
+    assert "segments that it must not" in str(outcome)
 
 
 def test_a_grandchild_that_keeps_the_pipe_open_holds_nobody_up(loop: Loop) -> None:

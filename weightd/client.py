@@ -19,6 +19,7 @@ from weightd.ipc import protocol, seqpacket
 from weightd.ipc.channel import ControlClient
 from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
+from weightd.ipc.status import VersionCheck
 
 if TYPE_CHECKING:
     from weightd.weights.arrays import Array
@@ -139,8 +140,9 @@ class Client:
         from, which must be what it was. A refusal changes nothing and uses up no number. Returns
         when new attaches get the version; workers switch on their own.
 
-        Other parameters and errors as in publish(), and SourceChangedError. MismatchError also when
-        the others cannot be had: they were packed, and came in memory.
+        Other parameters and errors as in publish(), SourceChangedError, and DamagedError (the live
+        version's memory is not as it was published). MismatchError also when the others cannot be
+        had: they were packed, and came in memory.
         """
         with self._offered(name, file) as ticket:
             request = protocol.Update(name, ticket, dry_run)
@@ -148,9 +150,23 @@ class Client:
 
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make a held version live again, None for the one that was live before; returns the
-        version that is now live. Raises UnknownModelError, UnknownVersionError,
+        version that is now live. Raises UnknownModelError, UnknownVersionError, DamagedError,
         IllegalTransitionError (it is live already)."""
         return self._ask(protocol.Rollback(name, version), protocol.Live).version
+
+    def verify(
+        self, name: str | None = None, *, on_progress: OnProgress | None = None
+    ) -> tuple[VersionCheck, ...]:
+        """Compare the resident bytes of all versions of a model, None for everything that is held,
+        with their digests, now and at full speed; returns what was found of each version:
+        .model, .version, .pieces, .nbytes, .seconds, .verdict ('sound', 'damaged', or 'freed'
+        meanwhile), .damage.
+
+        A damaged version is marked in status and goes on being served. One verify at a time; it
+        goes on when this process ends. Without a name it is for admins. on_progress as in load().
+        Raises UnknownModelError, BusyError, VerifyError (the check itself could not be done).
+        """
+        return self._ask(protocol.Verify(name), protocol.Verified, on_progress).versions
 
     def unload(self, name: str) -> None:
         """Forget a model. Attached workers keep what they map; memory goes when the last one

@@ -138,6 +138,14 @@ class AnswerError(RefusedError):
     """A compiled version does not say what a private session of the same model says."""
 
 
+class DamagedError(RefusedError):
+    """Bytes of this version in memory are not those that were published: nothing is built on it."""
+
+
+class VerifyError(RefusedError):
+    """The check of resident bytes did not come to its end, and says nothing about the rest."""
+
+
 class SettingsError(RefusedError):
     """A setting, option or configuration file is wrong."""
 

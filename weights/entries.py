@@ -37,8 +37,10 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes in a segment that are not a tensor: a serialized graph."""
+    """Bytes in a segment that are not a tensor: a serialized graph. digest: xxh3-128 of them; empty
+    in versions that were staged before graphs had one."""
 
     segment: int
     offset: int
     nbytes: int
+    digest: bytes = b""

@@ -117,6 +117,8 @@ def check_updated(
 def check_blob(what: str, blob: Blob | None, segments: Sequence[int]) -> None:
     if blob is not None:
         _check_place(what, blob, segments)
+        if len(blob.digest) not in (0, DIGEST_NBYTES):
+            raise BadManifestError(f"{what} has a digest of {len(blob.digest)} bytes")
 
 
 def extents_of(what: str, entries: Iterable[TensorEntry]) -> list[Extent]:

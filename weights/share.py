@@ -82,4 +82,4 @@ def _places(manifest: Manifest) -> Iterator[tuple[int, int, int, bytes]]:
             yield entry.segment, entry.offset, entry.nbytes, entry.digest
     for blob in (manifest.graph, manifest.source_graph):
         if blob is not None:
-            yield blob.segment, blob.offset, blob.nbytes, b""
+            yield blob.segment, blob.offset, blob.nbytes, blob.digest

@@ -19,6 +19,7 @@ from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
+from weightd.cli.verify import verify
 from weightd.cli.workers import allow, deny, ps, revoke
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 PANELS = {
     "The daemon": (serve, status, events, shutdown),
-    "Models": (load, publish, update, rollback, cancel, unload),
+    "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
     "This machine": (doctor, demo, bench),

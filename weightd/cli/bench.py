@@ -27,7 +27,8 @@ Only = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Of attach, memory, predict, first-answer, swap, publish, api; joined by commas.",
+        help="Of attach, memory, predict, first-answer, swap, publish, verify, api; joined by "
+        "commas.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ from weightd.daemon.accounts import group_name, user_name
 
 if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus, Event
-    from weightd.ipc.status import ModelStatus, StagingStatus
+    from weightd.ipc.status import ModelStatus, StagingStatus, VersionStatus
 
 _MODEL_COLUMNS = (
     "model",
@@ -54,6 +54,9 @@ def _print_below(model: "ModelStatus") -> None:
     """What has no place in the table."""
     if model.note:
         print_line(f"{model.name}: {model.note}")
+    for version in model.versions:
+        if version.damage:
+            print_line(f"{model.name} version {version.number} is damaged: {version.damage}")
     for kind, rules in (("lets in", model.allow), ("denies", model.deny)):
         if rules:
             print_line(f"{model.name} {kind} {', '.join(map(_named, rules))}")
@@ -70,7 +73,7 @@ def _print_daemon(found: "DaemonStatus") -> None:
 
 
 def _model_row(model: "ModelStatus") -> tuple[str, ...]:
-    states = ", ".join(f"{v.number} {v.state.lower()}" for v in model.versions)
+    states = ", ".join(map(_state, model.versions))
     return (
         model.name,
         states,
@@ -89,6 +92,10 @@ def _named(rule: str) -> str:
     names = {"uid": user_name, "gid": group_name}
     name = names[kind](int(value)) if kind in names else value
     return rule if name == value else f"{rule} ({name})"
+
+
+def _state(version: "VersionStatus") -> str:
+    return f"{version.number} {version.state.lower()}" + " damaged" * bool(version.damage)
 
 
 def _staging_row(staging: "StagingStatus") -> tuple[str, ...]:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from weightd.ipc.protocol import Progress
 
 _NO_TERMINAL_WIDTH = 10_000
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES = {
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+    "sound": "green",
+    "damaged": "bold red",
+}
 
 
 def clean(text: str) -> str:

@@ -1,0 +1,21 @@
+"""Who wants a load or publish, and is told what becomes of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weightd.errors import WeightdError
+from weightd.ipc import protocol
+
+Answer = Callable[[protocol.Live | WeightdError], object]
+OnProgress = Callable[[protocol.Progress], object]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who wants a load or publish: where progress and the one answer go, and the ticket whose
+    withdrawal cancels it."""
+
+    uid: int
+    ticket: int | None
+    on_progress: OnProgress
+    answer: Answer
