@@ -1,6 +1,7 @@
 """The service on a machine that runs the real systemd: a worker of another user predicts all the
 time, whatever happens to the daemon."""
 
+import json
 import re
 
 from tests.helpers import wait_until
@@ -29,6 +30,14 @@ def test_a_model_compiles_and_serves_under_all_the_restrictions(
     assert (model["engine"], model["note"]) == ("prepacked", "")
     wait_until(lambda: worker.ask("report")["count"] > 100)
     assert worker.ask("report")["failed"] == []
+
+
+def test_what_is_held_is_compared_with_its_digests_under_them_too(
+    service: Machine, worker: Service
+) -> None:
+    found = json.loads(service.out(WEIGHTD, "verify", "lenet", "--json"))
+    assert {version["verdict"] for version in found["versions"]} == {"sound"}
+    assert "not permitted" not in service.journal()
 
 
 def test_the_daemon_has_no_rights_and_is_hard_to_kill(service: Machine, worker: Service) -> None:
