@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.systemd)
+            item.add_marker(pytest.mark.slow)
 
 
 @contextmanager
