@@ -10,10 +10,11 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test stress check bench dist clean
+.PHONY: help setup demo test stress systemd-test check bench dist clean
+.PHONY: install-systemd uninstall-systemd
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## Create .venv with everything that needs no GPU.
 
@@ -21,10 +22,14 @@ demo: $(STAMP)  ## See one copy of a model's weights serve several processes.
 	@$(BIN)/weightd demo
 
 test: $(STAMP)  ## Run the tests: all but the long ones.
-	@$(BIN)/pytest -m 'not stress'
+	@$(BIN)/pytest -m 'not stress and not systemd'
 
 stress: $(STAMP)  ## Run the long ones: many rounds of one race, many damaged files, much memory.
 	@$(BIN)/pytest -m stress
+
+systemd-test: $(STAMP)  ## Run the tests of the service in a Debian that boots; needs root and debootstrap.
+	@$(BIN)/python -m tests.systemd.debian
+	@$(BIN)/pytest -m systemd -rs tests/systemd
 
 check: $(STAMP)  ## Check the format, the rules, the types and the architecture.
 	@$(BIN)/ruff format --check .
@@ -38,6 +43,14 @@ bench: $(STAMP)  ## Measure what weightd costs, against the limits of this machi
 dist: $(STAMP)  ## Build the sdist, and the wheel from it, into dist/.
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist .
+
+# PREFIX, DESTDIR, WHEEL and PYTHON reach it, and are explained at its head.
+install-systemd:  ## Install weightd as a service of this machine; as root.
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' WHEEL='$(WHEEL)' PYTHON='$(PYTHON)' \
+	    systemd/install.sh install
+
+uninstall-systemd:  ## Remove that service, and all that it holds.
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' systemd/install.sh uninstall
 
 clean:  ## Remove .venv and everything built.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The service as an operator gets it, on a Debian that boots with the real systemd."""
