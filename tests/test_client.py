@@ -147,7 +147,7 @@ def test_closing_ends_what_other_threads_wait_for(stopped: Daemon, what: str) ->
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: client._channel._in_use == 3)
+    wait_until(lambda: client._link._channel._in_use == 3)
     client.close()
     client.close()
     for thread in threads:

@@ -1,42 +1,28 @@
 """The control requests of a daemon, as methods."""
 
-import contextlib
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from weightd.errors import (
-    BadFileError,
-    BadRequestError,
     BrokenPeerError,
     DaemonTimeoutError,
-    NoDaemonError,
     UnknownModelError,
-    WeightdError,
-    from_wire,
 )
-from weightd.ipc import protocol, seqpacket
-from weightd.ipc.channel import ControlClient
+from weightd.ipc import protocol
 from weightd.ipc.counts import Counts
 from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.status import VersionCheck
+from weightd.link import RETRY_S, Link, OnProgress
 
 if TYPE_CHECKING:
     from weightd.weights.arrays import Array
 
-OnProgress = Callable[[protocol.Progress], object]
 OnRenamed = Callable[[Mapping[str, str]], object]
-Reply = TypeVar("Reply", bound=protocol.Message)
-Result = TypeVar("Result")
-
-_RETRY_S = 0.02
-_RETURN_S = 2.0  # a daemon that a service manager starts again is back by then
-_MAX_REPLY_NBYTES = 64 * 2**20
 
 
 class Client:
@@ -55,26 +41,24 @@ class Client:
     def __init__(
         self, runtime_dir: str | os.PathLike[str] | None = None, *, timeout_s: float = 10.0
     ) -> None:
-        self._folder = RuntimeFolder.find(runtime_dir, os.environ)
-        self._timeout_s = timeout_s
-        self._channel = ControlClient(self._folder.control, self._folder.events)
+        self._link = Link(RuntimeFolder.find(runtime_dir, os.environ), timeout_s)
 
     @property
     def runtime_dir(self) -> Path:
-        return self._folder.path
+        return self._link.folder.path
 
     def current_pid(self) -> int:
         """This process's PID as the kernel reports it to the daemon."""
-        return self._ask(protocol.CurrentPid(), protocol.YourPid).pid
+        return self._link.ask(protocol.CurrentPid(), protocol.YourPid).pid
 
     def status(self) -> protocol.DaemonStatus:
         """What the daemon holds and for whom: .pid, .models (by name), .workers, .staging, …;
         sizes in bytes, times in seconds."""
-        return self._ask(protocol.Status(), protocol.DaemonStatus)
+        return self._link.ask(protocol.Status(), protocol.DaemonStatus)
 
     def counters(self) -> Counts:
         """What the daemon has counted since it began: attaches, refusals by reason, publishes, …"""
-        return self._ask(protocol.Counters(), protocol.Tally).counts
+        return self._link.ask(protocol.Counters(), protocol.Tally).counts
 
     def load(  # noqa: PLR0913 - each is an option
         self,
@@ -104,7 +88,7 @@ class Client:
         CancelledError, BusyError, LimitError.
         """
         given = (_engine(engine), keep_tensors, dry_run, weights_only)
-        return self._staged(
+        return self._link.staged(
             name,
             file,
             lambda ticket, once: protocol.Load(name, ticket, *given, once),
@@ -134,7 +118,7 @@ class Client:
         missing, extra, of another dtype or shape; or the rules do not fit).
         """
         rules = tuple(names)
-        live = self._staged(
+        live = self._link.staged(
             name,
             file,
             lambda ticket, once: protocol.Publish(name, ticket, dry_run, rules, once),
@@ -164,7 +148,7 @@ class Client:
         version's memory is not as it was published). MismatchError also when the others cannot be
         had: they were packed, and came in memory.
         """
-        return self._staged(
+        return self._link.staged(
             name,
             file,
             lambda ticket, once: protocol.Update(name, ticket, dry_run, once),
@@ -176,7 +160,7 @@ class Client:
         version that is now live. Raises UnknownModelError, UnknownVersionError, DamagedError,
         IllegalTransitionError (it is live already)."""
         request = protocol.Rollback(name, version, secrets.randbits(63))
-        return self._ask(request, protocol.Live).version
+        return self._link.ask(request, protocol.Live).version
 
     def verify(
         self, name: str | None = None, *, on_progress: OnProgress | None = None
@@ -190,7 +174,7 @@ class Client:
         goes on when this process ends. Without a name it is for admins. on_progress as in load().
         Raises UnknownModelError, BusyError, VerifyError (the check itself could not be done).
         """
-        return self._ask(protocol.Verify(name), protocol.Verified, on_progress).versions
+        return self._link.ask(protocol.Verify(name), protocol.Verified, on_progress).versions
 
     def unload(self, name: str) -> None:
         """Forget a model. Attached workers keep what they map; memory goes when the last one
@@ -198,16 +182,16 @@ class Client:
 
         def attempt(is_repeated: bool) -> None:
             try:
-                self._ask_once(protocol.Unload(name), protocol.Done)
+                self._link.ask_once(protocol.Unload(name), protocol.Done)
             except UnknownModelError:
                 if not is_repeated:  # else the daemon that was lost had done it
                     raise
 
-        self._repeated(attempt)
+        self._link.repeated(attempt)
 
     def cancel(self, name: str) -> None:
         """Stop the load or publish of this model that runs now. Raises UnknownModelError."""
-        self._ask(protocol.Cancel(name), protocol.Done)
+        self._link.ask(protocol.Cancel(name), protocol.Done)
 
     def allow(self, name: str, pids: int | Iterable[int]) -> int:
         """Let living processes attach a model; returns the handle for just these (a uint64).
@@ -215,7 +199,7 @@ class Client:
         pids: as the daemon sees them (current_pid). An entry is the process, not the number: it
         ends with it. Raises UnknownModelError, NotAllowedError (no such process).
         """
-        handle = self._ask(protocol.Allow(name, _numbers(pids)), protocol.Allowed).handle
+        handle = self._link.ask(protocol.Allow(name, _numbers(pids)), protocol.Allowed).handle
         if handle is None:
             raise BrokenPeerError("the daemon allowed processes and named no handle")
         return handle
@@ -228,7 +212,7 @@ class Client:
         are looked up here and now. Raises UnknownModelError, SettingsError (no such rule, user or
         group), LimitError.
         """
-        return self._ask(protocol.Allow(name, (), _rules(rules)), protocol.Allowed).notes
+        return self._link.ask(protocol.Allow(name, (), _rules(rules)), protocol.Allowed).notes
 
     def deny(
         self, name: str, rules: str | Iterable[str], *, lift: bool = False, kill: bool = False
@@ -236,7 +220,7 @@ class Client:
         """Let nobody attach a model who fits a rule, whatever else lets him in; with lift=True take
         such rules back. Who has it attached loses the right, as by revoke(), which see. rules and
         errors: as in allow_rules()."""
-        return self._ask(protocol.Deny(name, _rules(rules), lift, kill), protocol.Revoked)
+        return self._link.ask(protocol.Deny(name, _rules(rules), lift, kill), protocol.Revoked)
 
     def revoke(
         self,
@@ -253,11 +237,11 @@ class Client:
         them by SIGKILL, where the daemon may. Raises UnknownModelError.
         """
         request = protocol.Revoke(name, _numbers(pids), kill, _rules(rules))
-        return self._ask(request, protocol.Revoked)
+        return self._link.ask(request, protocol.Revoked)
 
     def shutdown(self) -> None:
         """Have the daemon drain and exit. Workers keep predicting on what they have."""
-        self._ask_once(protocol.Shutdown(), protocol.Done)
+        self._link.ask_once(protocol.Shutdown(), protocol.Done)
 
     def upgrade(self) -> None:
         """Have the daemon end and be started again, from the weightd that is installed now; returns
@@ -265,21 +249,21 @@ class Client:
         predicting. Raises StoreError (nobody would start it again and keep the weights), BusyError
         (a model is being staged), DaemonTimeoutError."""
         before = self.status().pid
-        self._ask_once(protocol.Upgrade(), protocol.Done)
-        deadline_s = time.monotonic() + self._timeout_s
+        self._link.ask_once(protocol.Upgrade(), protocol.Done)
+        deadline_s = time.monotonic() + self._link.timeout_s
         while self.status().pid == before:
             if time.monotonic() > deadline_s:
-                raise DaemonTimeoutError(f"the daemon has not ended in {self._timeout_s} s")
-            time.sleep(_RETRY_S)
+                raise DaemonTimeoutError(f"the daemon has not ended in {self._link.timeout_s} s")
+            time.sleep(RETRY_S)
 
     def events(self, name: str = "") -> Iterator[protocol.Event]:
         """What happens from now on, of models whose name begins so; ends when the caller stops
         asking. Waits without a limit."""
-        for raw in self._channel.events(name):
+        for raw in self._link.events(name):
             yield protocol.decode(raw, protocol.Event)
 
     def close(self) -> None:
-        self._channel.close()
+        self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -288,118 +272,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client of {self._folder.path}>"
-
-    def _ask(
-        self,
-        request: protocol.ControlRequest,
-        kind: type[Reply],
-        on_progress: OnProgress | None = None,
-    ) -> Reply:
-        return self._repeated(lambda _: self._ask_once(request, kind, on_progress))
-
-    def _staged(
-        self,
-        name: str,
-        file: "str | os.PathLike[str] | Mapping[str, Array]",
-        request: Callable[[int, int], protocol.ControlRequest],
-        on_progress: OnProgress | None,
-    ) -> protocol.Live:
-        """request: made of a ticket, and of a number that stays the same when it is repeated."""
-        once = secrets.randbits(63)
-
-        def attempt(_: bool) -> protocol.Live:
-            with self._offered(name, file) as ticket:
-                return self._ask_once(request(ticket, once), protocol.Live, on_progress)
-
-        return self._repeated(attempt)
-
-    def _repeated(self, attempt: Callable[[bool], Result]) -> Result:
-        """What attempt() returns. It is made again when the daemon ends meanwhile, or is away and
-        has a keeper, until one answers or the time is up; it is told whether that is so."""
-        began_s = time.monotonic()
-        is_repeated = False
-        while True:
-            try:
-                return attempt(is_repeated)
-            except DaemonTimeoutError:
-                raise
-            except BrokenPeerError as error:
-                is_repeated = is_repeated or not isinstance(error, NoDaemonError)
-                is_kept = self._folder.keeper.exists()
-                limit_s = self._timeout_s if is_kept else _RETURN_S if is_repeated else 0.0
-                if time.monotonic() - began_s >= limit_s:
-                    raise
-            time.sleep(_RETRY_S)
-
-    def _ask_once(
-        self,
-        request: protocol.ControlRequest,
-        kind: type[Reply],
-        on_progress: OnProgress | None = None,
-    ) -> Reply:
-        raw = protocol.encode(_validated(request))
-        for answer in self._channel.request(raw, timeout_s=self._timeout_s):
-            reply = protocol.decode(answer, protocol.ControlReply, max_nbytes=_MAX_REPLY_NBYTES)
-            if isinstance(reply, protocol.Progress):
-                if on_progress is not None:
-                    on_progress(reply)
-            elif isinstance(reply, protocol.Failed):
-                raise from_wire(reply.code, reply.text)
-            elif isinstance(reply, kind):
-                return reply
-            else:
-                raise BrokenPeerError(f"the daemon answered with {type(reply).__name__}")
-        raise BrokenPeerError("the daemon stopped answering")
-
-    @contextmanager
-    def _offered(
-        self, name: str, file: "str | os.PathLike[str] | Mapping[str, Array]"
-    ) -> Iterator[int]:
-        """A ticket for the file, good while this lasts: leaving it early cancels the request."""
-        with ExitStack() as resources:
-            label, fds = _opened(name, file)
-            for fd in fds:
-                resources.callback(os.close, fd)
-            connection = resources.enter_context(
-                seqpacket.connect(self._folder.admin, max_fds=0, timeout_s=self._timeout_s)
-            )
-            offer = protocol.Offer(label, has_folder=len(fds) == 2)
-            raw = self._exchange(connection, protocol.encode(offer), fds)
-            reply = protocol.decode(raw, protocol.Offered | protocol.Failed)
-            if isinstance(reply, protocol.Failed):
-                raise from_wire(reply.code, reply.text)
-            yield reply.ticket
-
-    def _exchange(self, connection: seqpacket.Connection, raw: bytes, fds: list[int]) -> bytes:
-        try:
-            is_sent = connection.send(raw, fds)
-        except BrokenPeerError:  # a daemon that hung up may have said why before
-            is_sent = True
-        with contextlib.suppress(TimeoutError):
-            if is_sent:
-                return connection.receive().raw
-        raise DaemonTimeoutError(f"the daemon did not take the file in {self._timeout_s} s")
-
-
-def _opened(
-    name: str, file: "str | os.PathLike[str] | Mapping[str, Array]"
-) -> tuple[str, list[int]]:
-    """What to call the file, and its descriptor, and its folder's when it has one."""
-    if isinstance(file, Mapping):
-        from weightd.weights.safetensors import write_safetensors
-
-        return "memory", [write_safetensors(file, name=name)]
-    path = Path(file)
-    fds: list[int] = []
-    try:
-        fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-        fds.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
-    except OSError as error:
-        for fd in fds:
-            os.close(fd)
-        raise BadFileError(f"cannot open {path}: {error.strerror}") from error
-    return os.fsencode(path.name).decode(errors="replace"), fds
+        return f"<Client of {self._link.folder.path}>"
 
 
 def _numbers(pids: int | Iterable[int]) -> tuple[int, ...]:
@@ -417,11 +290,3 @@ def _rules(rules: str | Iterable[str]) -> tuple[str, ...]:
 
 def _engine(name: str) -> Engine:
     return protocol.convert(name, Engine)
-
-
-def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:
-    """The same check that the daemon makes, before anything is sent."""
-    try:
-        return protocol.decode(protocol.encode(request), protocol.ControlRequest)
-    except (WeightdError, OverflowError, TypeError) as error:
-        raise BadRequestError(str(error)) from error

@@ -30,11 +30,7 @@ def serve(  # noqa: PLR0913 - each is an option
     ] = None,
     keep: Annotated[
         bool,
-        typer.Option(
-            "--keep",
-            help="Start it by a keeper: a small parent that holds the weights, and starts the "
-            "daemon again when it dies.",
-        ),
+        typer.Option("--keep", help="Under a keeper, which holds the weights and restarts it."),
     ] = False,
     keep_versions: Annotated[
         int | None,
