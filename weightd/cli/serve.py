@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from weightd.ipc.runtime import RuntimeFolder
 
 
+_Engine = Annotated[
+    Engine | None,
+    typer.Option(
+        help="What runs graphs. Without it prepacked, and plain where that fails.",
+        show_default=False,
+    ),
+]
+_AttachPublic = Annotated[
+    bool | None,
+    typer.Option(
+        "--attach-public/--no-attach-public",
+        help="Let allowed processes of other users reach the attach socket.",
+        show_default=False,
+    ),
+]
+
+
 def serve(  # noqa: PLR0913 - each is an option
     *,
     runtime_dir: RuntimeDir = None,
@@ -40,21 +57,8 @@ def serve(  # noqa: PLR0913 - each is an option
         str | None,
         typer.Option(metavar="SIZE", help="What all segments together may take: 8GiB."),
     ] = None,
-    engine: Annotated[
-        Engine | None,
-        typer.Option(
-            help="What runs graphs. Without it prepacked, and plain where that fails.",
-            show_default=False,
-        ),
-    ] = None,
-    attach_public: Annotated[
-        bool | None,
-        typer.Option(
-            "--attach-public/--no-attach-public",
-            help="Let allowed processes of other users reach the attach socket.",
-            show_default=False,
-        ),
-    ] = None,
+    engine: _Engine = None,
+    attach_public: _AttachPublic = None,
 ) -> None:
     """Run a daemon, in the foreground, until SIGTERM or Ctrl-C.
 
