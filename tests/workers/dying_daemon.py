@@ -1,8 +1,8 @@
-"""A daemon that kills itself at one step of the next thing that it does, as SIGKILL would.
+"""A daemon that kills itself before one step of the next thing that it does, as SIGKILL would.
 
 A step is each time that it lets something out: to the fd store, to the state, to a client or a
-worker. In the runtime folder the file `die` says before which step from now on; it is taken away
-first, so that the next daemon lives. `steps` lists what was done instead, when nobody died.
+worker. The file `die` in the runtime folder says before which one: its name, and how many of that
+name are taken first. It is taken away before the end, so that the next daemon lives.
 """
 
 import os
@@ -20,20 +20,19 @@ from weightd.ipc.manager import Manager
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-folder = Path(sys.argv[1])
-steps: list[str] = []
+order = Path(sys.argv[1]) / "die"
+taken: list[str] = []
 
 
 def step(name: str) -> None:
-    order = folder / "die"
     if not order.exists():
-        steps.clear()
+        taken.clear()
         return
-    steps.append(name)
-    (folder / "steps").write_text("\n".join(steps))
-    if len(steps) == int(order.read_text()):
+    wanted, number = order.read_text().split(",")
+    if name == wanted and taken.count(name) == int(number):
         order.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+    taken.append(name)
 
 
 def before(owner: Any, name: str, label: str) -> None:
