@@ -198,11 +198,20 @@ def test_without_a_keeper_a_client_hears_at_once_that_the_daemon_is_gone(
 
 
 @pytest.fixture(scope="module")
-def dying() -> Iterator[Kept]:
+def mortal() -> Iterator[Kept]:
     """A kept daemon that dies when it is told, with LeNet-5."""
     with kept_daemon(program=DYING) as daemon:
         daemon.load_lenet()
         yield daemon
+
+
+@pytest.fixture
+def dying(mortal: Kept) -> Iterator[Kept]:
+    """It, with a client of the test's own, whose sockets go with the test."""
+    mortal.client.close()
+    mortal.client = weightd.Client(mortal.runtime_dir, timeout_s=20)
+    yield mortal
+    mortal.client.close()
 
 
 @pytest.mark.parametrize(
