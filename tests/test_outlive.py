@@ -218,8 +218,8 @@ def dying(mortal: Kept) -> Iterator[Kept]:
     ("step", "times"),
     [
         ("to the fd store", 7),  # segment, file, folder, barrier; then the old ones are dropped
-        ("the state's other slot", 2),  # with the new version; without the old one
-        ("the state's commit word", 2),
+        ("the state's other slot", 1),
+        ("the state's commit word", 1),
         ("a notice", 1),
         ("an event", 2),
         ("a reply", 1),
