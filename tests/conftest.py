@@ -15,6 +15,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime 
 # Where nothing may be cached, each of some thousand processes compiles weightd's sources anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# numpy's threads spin as they start, in each process; no test is about them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from tests.daemons import Daemon, Worker, running_daemon, running_worker
 from tests.helpers import children, open_descriptors, wait_until
