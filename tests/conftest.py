@@ -14,7 +14,6 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime 
 
 # Where nothing may be cached, each of some thousand processes compiles weightd's sources anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 # numpy's threads spin as they start, in each process; no test is about them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -23,6 +22,7 @@ from tests.helpers import children, open_descriptors, wait_until
 
 # A shell that starts pytest in the background has it ignore Ctrl-C, and so all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.dont_write_bytecode = False
 
 KINDS = ("/memfd:", "socket:", "pidfd:", "anon_inode:[pidfd", "anon_inode:[event")
 GRACE_S = 5.0
