@@ -9,6 +9,8 @@ PYTHON ?=
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Set, it has each process that starts compile weightd's sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test stress systemd-test check bench dist clean
 .PHONY: install-systemd uninstall-systemd

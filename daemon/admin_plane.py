@@ -6,10 +6,10 @@ then cancelled: whoever asked is gone.
 """
 
 import os
-import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from weightd.daemon.audit import Audit
 from weightd.daemon.counters import Counters
@@ -32,15 +32,14 @@ _MAX_CONNECTIONS = 64
 _OFFERS_PER_CONNECTION = 4
 
 
-@dataclass(frozen=True)
-class OfferedFile:
+class OfferedFile(msgspec.Struct, frozen=True):
     """A file and, for external data, its folder. Whoever has it closes it. key: of its own, and of
     its duplicates."""
 
     name: str
     file_fd: int
     folder_fd: int | None
-    key: str = field(default_factory=lambda: secrets.token_hex(8))
+    key: str = msgspec.field(default_factory=lambda: os.urandom(8).hex())
 
     def duplicate(self) -> "OfferedFile":
         """The same file, for another owner."""
@@ -58,8 +57,7 @@ class OfferedFile:
             os.close(self.folder_fd)
 
 
-@dataclass(eq=False)
-class _Visitor:
+class _Visitor(msgspec.Struct, eq=False):
     connection: Connection
     uid: int
     tickets: dict[int, OfferedFile | None]  # None: a job has taken it
@@ -165,7 +163,7 @@ def _keep(visitor: _Visitor, received: Received) -> int:
         raise LimitError(f"a connection offers at most {_OFFERS_PER_CONNECTION} files")
     if received.sender_pidfd is not None:
         os.close(received.sender_pidfd)
-    ticket = secrets.randbits(64)
+    ticket = int.from_bytes(os.urandom(8))
     folder_fd = received.fds[1] if offer.has_folder else None
     visitor.tickets[ticket] = OfferedFile(offer.name, received.fds[0], folder_fd)
     return ticket

@@ -2,7 +2,7 @@
 in no more. Rules are the catalog's and policy.py's.
 """
 
-import secrets
+import os
 import signal
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -98,7 +98,7 @@ class Admission:
         with ExitStack() as on_error:
             found = [on_error.enter_context(self._processes.open(pid)) for pid in request.pids]
             on_error.pop_all()
-        handle = secrets.randbits(64)
+        handle = int.from_bytes(os.urandom(8))
         self._catalog.allow(request.model, {p.key: p.pid for p in found}, handle)
         for process in found:
             self._processes.watch(process)

@@ -8,7 +8,8 @@ reason, and the rest is adopted. Nothing is read again: digests of tensors are t
 import fcntl
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.model import Grant, Model, Version, VersionState
@@ -26,20 +27,19 @@ STATE = "state"  # its name in the fd store
 Stored = tuple[tuple[str, int], ...]
 
 
-@dataclass
-class Adopted:
+class Adopted(msgspec.Struct):
     """Whoever has it owns what is in it. versions and sources are by the versions' uids; unused:
     names in the store that nothing needs; refused: why something was not taken over."""
 
     incarnation: str = ""
     last_uid: int = 0
     slots: Slots | None = None
-    models: list[Model] = field(default_factory=list)
-    versions: dict[int, Filled] = field(default_factory=dict)
-    sources: dict[int, OfferedFile] = field(default_factory=dict)
-    processes: list[Process] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    models: list[Model] = msgspec.field(default_factory=list)
+    versions: dict[int, Filled] = msgspec.field(default_factory=dict)
+    sources: dict[int, OfferedFile] = msgspec.field(default_factory=dict)
+    processes: list[Process] = msgspec.field(default_factory=list)
+    unused: list[str] = msgspec.field(default_factory=list)
+    refused: list[str] = msgspec.field(default_factory=list)
 
 
 def adopt(stored: Stored) -> Adopted:

@@ -1,7 +1,8 @@
 """Who wants a load or publish, and is told what becomes of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from weightd.errors import WeightdError
 from weightd.ipc import protocol
@@ -10,8 +11,7 @@ Answer = Callable[[protocol.Live | WeightdError], object]
 OnProgress = Callable[[protocol.Progress], object]
 
 
-@dataclass(frozen=True)
-class Asker:
+class Asker(msgspec.Struct, frozen=True):
     """Who wants a load or publish: where progress and the one answer go, and the ticket whose
     withdrawal cancels it. configured: the path in the settings, when they want it."""
 

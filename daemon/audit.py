@@ -9,7 +9,8 @@ how many more there were. Who floods with many users shares one such count.
 
 import logging
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from weightd.daemon.loop import Loop
 
@@ -24,8 +25,7 @@ _MAX_VALUE = 400
 Kind = tuple[int | None, str, str]  # uid (None: of many users), what, outcome
 
 
-@dataclass
-class _Count:
+class _Count(msgspec.Struct):
     since_s: float
     lines: int = 0
     more: int = 0

@@ -8,7 +8,8 @@ versions that were live (the live one counts). The states are in model.py.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from weightd.daemon import limits
 from weightd.daemon.bounds import Bounds
@@ -247,7 +248,7 @@ class Catalog:
         model to let anybody in). Returns their PIDs and actions."""
         model = self.model(name)
         if not pids and model.policy.allow:
-            model.policy = replace(model.policy, allow=())
+            model.policy = msgspec.structs.replace(model.policy, allow=())
             self.revision += 1
         ended = {pid for pid in model.allowed_pids() if not pids or pid in pids}
         ended |= {lease.pid for lease in self._leases_of(model) if not pids or lease.pid in pids}

@@ -7,7 +7,8 @@ start ──► the child reads ──► all is done ──► when_done(None)
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from weightd.daemon.child import Child
 from weightd.daemon.loop import Loop, Timer
@@ -19,8 +20,7 @@ from weightd.ipc.scrub import MAX_TARGETS, Flaw, ScrubJob, ScrubReport, Target
 SCRUBBER = (sys.executable, "-P", "-m", "weightd.daemon.scrubber")
 
 
-@dataclass(eq=False)
-class Subject:
+class Subject(msgspec.Struct, eq=False):
     """A version that is checked, and how far. size_nbytes: of its segments; pieces, nbytes,
     seconds: what was compared, by all scrubbers together."""
 

@@ -9,8 +9,9 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from weightd.errors import WeightdError, to_wire
 from weightd.ipc import counts
@@ -44,17 +45,16 @@ def _staging_histograms() -> dict[str, Histogram]:
     return {kind: Histogram(_STAGING_ENDS_S) for kind in ("load", "publish", "update")}
 
 
-@dataclass(eq=False)
-class Counters:
+class Counters(msgspec.Struct, eq=False):
     """The fields are those of Counts, which says what they are. Those without a method are set by
     whoever knows."""
 
-    requests: "defaultdict[str, Counter[str]]" = field(default_factory=_by_two)
-    refusals: "defaultdict[str, Counter[str]]" = field(default_factory=_by_two)
-    events: "Counter[str]" = field(default_factory=Counter)
-    failures: "defaultdict[str, Counter[str]]" = field(default_factory=_by_two)
-    staging_s: dict[str, Histogram] = field(default_factory=_staging_histograms)
-    switch_pause_us: Histogram = field(default_factory=lambda: Histogram(_PAUSE_ENDS_US))
+    requests: "defaultdict[str, Counter[str]]" = msgspec.field(default_factory=_by_two)
+    refusals: "defaultdict[str, Counter[str]]" = msgspec.field(default_factory=_by_two)
+    events: "Counter[str]" = msgspec.field(default_factory=Counter)
+    failures: "defaultdict[str, Counter[str]]" = msgspec.field(default_factory=_by_two)
+    staging_s: dict[str, Histogram] = msgspec.field(default_factory=_staging_histograms)
+    switch_pause_us: Histogram = msgspec.field(default_factory=lambda: Histogram(_PAUSE_ENDS_US))
     notices: int = 0
     not_switched: int = 0
     unfit: int = 0

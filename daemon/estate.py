@@ -1,6 +1,6 @@
 """What a daemon owns that goes to its successor: who has a part in it gets it as one."""
 
-from dataclasses import dataclass
+import msgspec
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.fdstore import FdStore
@@ -9,8 +9,7 @@ from weightd.daemon.sources import Sources
 from weightd.daemon.vault import Vault
 
 
-@dataclass(frozen=True)
-class Estate:
+class Estate(msgspec.Struct, frozen=True):
     """The parts of which something goes to a successor."""
 
     store: FdStore

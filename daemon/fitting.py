@@ -5,7 +5,8 @@ For the others nothing changes: what was compiled is the same, and its memory is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.publisher import Publisher
@@ -13,16 +14,17 @@ from weightd.errors import BusyError, WeightdError
 from weightd.ipc import protocol
 
 
-@dataclass(eq=False)
-class Fitting:
+class Fitting(msgspec.Struct, eq=False):
     """Knows which leases wait. tell: sends one of them a message."""
 
     catalog: Catalog
     publisher: Publisher
     tell: Callable[[int, protocol.Unhelped], object]
-    _waiting: dict[str, set[int]] = field(default_factory=dict)  # leases, by model
-    _ours: set[str] = field(default_factory=set)  # models that are staged because of us
-    _hopeless: dict[str, tuple[int, str]] = field(default_factory=dict)  # by model: version, why
+    _waiting: dict[str, set[int]] = msgspec.field(default_factory=dict)  # leases, by model
+    _ours: set[str] = msgspec.field(default_factory=set)  # models that are staged because of us
+    _hopeless: dict[str, tuple[int, str]] = msgspec.field(
+        default_factory=dict
+    )  # by model: version, why
 
     def ask(self, lease_id: int, number: int, reason: str) -> None:
         """A worker says that it is unfit. It hears of a new version, or that there will be none."""

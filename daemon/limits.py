@@ -4,7 +4,8 @@ Each refusal says which limit, whose, and what to do.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from weightd.daemon.model import Lease, Model
 from weightd.errors import LimitError
@@ -58,8 +59,7 @@ def check_versions(model: Model, leases: Mapping[int, Lease], *, keep: int, most
     )
 
 
-@dataclass
-class _Bucket:
+class _Bucket(msgspec.Struct):
     left: float
     at_s: float
 

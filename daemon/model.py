@@ -8,8 +8,9 @@ Pure data with the rules that concern one of them alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import msgspec
 
 from weightd.daemon.policy import Policy, Rule
 from weightd.errors import DamagedError, IllegalTransitionError
@@ -40,24 +41,21 @@ TRANSITIONS: dict[tuple[VersionState, Event], VersionState] = {
 }
 
 
-@dataclass(frozen=True)
-class Notify:
+class Notify(msgspec.Struct, frozen=True):
     """Action: tell this lease that a newer version is live."""
 
     lease: int
     version: int
 
 
-@dataclass(frozen=True)
-class TellRevoked:
+class TellRevoked(msgspec.Struct, frozen=True):
     """Action: tell this lease that it gets no new versions."""
 
     lease: int
     reason: str
 
 
-@dataclass(frozen=True)
-class Free:
+class Free(msgspec.Struct, frozen=True):
     """Action: give the memory of this version back."""
 
     model: str
@@ -68,8 +66,7 @@ class Free:
 Action = Notify | TellRevoked | Free
 
 
-@dataclass(eq=False)
-class Version:
+class Version(msgspec.Struct, eq=False):
     """One immutable set of weights. uid is unique in the incarnation: unlike (name, number),
     it does not come again when a model is unloaded and another of its name is loaded. once: of the
     request that it came from. damage: what of it in memory is not as it was published, or ''."""
@@ -77,7 +74,7 @@ class Version:
     uid: int
     number: int
     state: VersionState = VersionState.STAGED
-    leases: set[int] = field(default_factory=set)
+    leases: set[int] = msgspec.field(default_factory=set)
     once: int = 0
     damage: str = ""
 
@@ -97,16 +94,14 @@ class Version:
             )
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """One `allow`: a handle, and the processes that it is for."""
 
     handle: int
     processes: dict[Key, int]  # key -> pid, for people
 
 
-@dataclass(eq=False)
-class Model:
+class Model(msgspec.Struct, eq=False):
     """A name with versions. `was_live` lists the numbers in the order they were last live.
     last_rollback: `once` of the request for it. configured: the path that the settings have for it,
     '' for a client's model. policy: rules given to it, beside the settings'."""
@@ -114,10 +109,10 @@ class Model:
     name: str
     owner_uid: int
     next_number: int = 1
-    versions: dict[int, Version] = field(default_factory=dict)
-    was_live: list[int] = field(default_factory=list)
-    grants: list[Grant] = field(default_factory=list)
-    policy: Policy = field(default_factory=Policy)
+    versions: dict[int, Version] = msgspec.field(default_factory=dict)
+    was_live: list[int] = msgspec.field(default_factory=list)
+    grants: list[Grant] = msgspec.field(default_factory=list)
+    policy: Policy = msgspec.field(default_factory=Policy)
     is_loaded: bool = True
     last_rollback: int = 0
     configured: str = ""
@@ -148,8 +143,7 @@ class Model:
         return sorted({pid for grant in self.grants for pid in grant.processes.values()})
 
 
-@dataclass(eq=False)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """One worker's use of one model. version is what its predictions run on; by is the rule that
     let it in, None for its PID."""
 

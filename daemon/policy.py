@@ -13,9 +13,10 @@ process (`Guest`), never the process's own.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, Self
+
+import msgspec
 
 from weightd.errors import BadHandleError, LimitError, NotAllowedError, RefusedError, SettingsError
 
@@ -38,8 +39,7 @@ class Accounts(Protocol):
     def gid_of(self, group: str) -> int: ...
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(msgspec.Struct, frozen=True):
     """A process that wants to attach, as the kernel describes it. groups: all of them, its own
     first one too. unit: its systemd unit, '' when it is in none, or nobody asked. unit_fault: why
     the unit is not known."""
@@ -52,8 +52,7 @@ class Guest:
     unit_fault: str = ""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule, in numbers. value: of a unit a pattern, in which * stands for any text."""
 
     kind: Kind
@@ -116,8 +115,7 @@ class Rule:
         return f"{self.kind}:{self.value}"
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """The rules of one model."""
 
     allow: tuple[Rule, ...] = ()
@@ -158,8 +156,7 @@ def _without(rules: tuple[Rule, ...], less: Iterable[Rule]) -> tuple[Rule, ...]:
 # --- the decision ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What a process has to show for a model. is_listed: it was allowed by its PID. handle_fits:
     it brought the handle of that, or none."""
 
@@ -168,8 +165,7 @@ class Claim:
     handle_fits: bool = True
 
 
-@dataclass(frozen=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """It may attach. rule: which one lets it in, None for its PID."""
 
     rule: Rule | None = None

@@ -5,9 +5,10 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
+
+import msgspec
 
 from weightd.daemon import damage
 from weightd.daemon.admin_plane import OfferedFile
@@ -33,8 +34,7 @@ _MAX_STAGERS = 4
 _PARKED_EACH = 3  # a segment, a file and its folder
 
 
-@dataclass(eq=False)
-class _Running:
+class _Running(msgspec.Struct, eq=False):
     """file: what the version will have been made from; None when it came in memory."""
 
     staging: Staging
@@ -100,7 +100,7 @@ class Publisher:
             order = self._order(
                 request.model, version, offered, request.engine, request.keep_tensors, asker
             )
-            order = replace(order, weights_only=request.weights_only)
+            order = msgspec.structs.replace(order, weights_only=request.weights_only)
             self._start(order, version, offered, asker, request.dry_run)
             on_error.pop_all()
 
@@ -205,13 +205,13 @@ class Publisher:
         order = self._order(name, version, file, engine, "keep_tensors" in stamp, asker)
         self._vault.retain(version.uid, base)
         on_error.callback(self._vault.release, version.uid)
-        order = replace(
+        order = msgspec.structs.replace(
             order,
             base=base,
             kept_for=stamp.get("kept_for", ""),
             weights_only="weights_only" in stamp,
         )
-        self._start(replace(order, **changes), version, file, asker, is_dry)
+        self._start(msgspec.structs.replace(order, **changes), version, file, asker, is_dry)
         on_error.pop_all()
 
     def owner_of_staged(self, model: str) -> int | None:

@@ -1,8 +1,9 @@
 """Has a running daemon go by other settings: what has changed is applied, nothing else moves."""
 
 import logging
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from weightd.daemon import logs
 from weightd.daemon.admission import Admission
@@ -26,8 +27,7 @@ class House(Protocol):
     def perform(self, actions: list[Action]) -> None: ...
 
 
-@dataclass(frozen=True)
-class Reload:
+class Reload(msgspec.Struct, frozen=True):
     """The parts that go by settings."""
 
     house: House

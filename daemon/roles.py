@@ -3,9 +3,10 @@ becomes a right."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
+
+import msgspec
 
 from weightd.errors import RoleError, SettingsError
 from weightd.ipc import protocol
@@ -42,14 +43,13 @@ def name_of(request: type[protocol.Message]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", request.__name__).lower()
 
 
-@dataclass(frozen=True)
-class Roles:
+class Roles(msgspec.Struct, frozen=True):
     """Who has which role, and which request needs which. admins: uids; admin_gids: groups whose
     members, as the kernel tells the first group of a process, are admins too."""
 
     admins: frozenset[int]
     admin_gids: frozenset[int] = frozenset()
-    table: Mapping[type[protocol.Message], Role] = field(default_factory=lambda: ROLES)
+    table: Mapping[type[protocol.Message], Role] = msgspec.field(default_factory=lambda: ROLES)
 
     def is_admin(self, uid: int, gid: int) -> bool:
         return uid in self.admins or gid in self.admin_gids

@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from xxhash import xxh3_128
 
 from weightd.errors import WeightdError
@@ -57,15 +57,14 @@ class Pace:
         time.sleep(max(0.0, self._due_s - now_s))
 
 
-@dataclass
-class _Course:
+class _Course(msgspec.Struct):
     """How far one target is."""
 
     number: int
     pieces: int
     nbytes: int = 0
     flaws: int = 0
-    began_s: float = field(default_factory=time.monotonic)
+    began_s: float = msgspec.field(default_factory=time.monotonic)
 
 
 class Scrubber:

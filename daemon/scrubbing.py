@@ -9,8 +9,9 @@ decide.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.check import SCRUBBER, Check, Subject, described
@@ -43,8 +44,7 @@ class Host(Protocol):
         """Tell what happened."""
 
 
-@dataclass(eq=False)
-class _Request:
+class _Request(msgspec.Struct, eq=False):
     """The verify that runs."""
 
     check: Check

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,6 +150,8 @@ def _control_gid(settings: Settings, accounts: Accounts) -> int | None:
 
 def from_file(path: Path) -> Settings:
     """The settings in a TOML file; SettingsError names the file, the key and what is allowed."""
+    import tomllib  # here: a daemon that is given its settings starts without
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

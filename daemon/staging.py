@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from weightd.daemon.admin_plane import OfferedFile
 from weightd.daemon.child import Child
@@ -38,8 +39,7 @@ _HEARTBEAT_S = 1.0
 STAGER = (sys.executable, "-P", "-m", "weightd.daemon.stager")
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(msgspec.Struct, frozen=True):
     """A version's manifest and its sealed segments, in the manifest's order. The first one is its
     own and belongs to whoever has this; the others are the version's that it followed."""
 
@@ -55,8 +55,7 @@ Outcome = Filled | WeightdError
 WhenDone = Callable[[Outcome], object]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What to stage. base: the live version when this is a publish; its segments stay the
     caller's, and must stay open until the end. weights_only: leave a graph aside. names: rules for
     the names of the file. is_same: it is to have the weights of base. kept_for: whose need it is

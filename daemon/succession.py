@@ -6,7 +6,7 @@ dies in between finds what others may know.
 """
 
 import logging
-import secrets
+import os
 import time
 
 from weightd.daemon.adoption import STATE, Adopted, Stored, adopt
@@ -26,7 +26,7 @@ class Succession:
         """Take over what is stored, which is owned from here on."""
         began_s = time.monotonic()
         adopted = adopt(stored)
-        self.incarnation = adopted.incarnation or secrets.token_hex(8)
+        self.incarnation = adopted.incarnation or os.urandom(8).hex()
         self._estate = estate
         self._revision = 0
         self._slots = self._slots_of(adopted)

@@ -5,8 +5,9 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from weightd.daemon.loop import Loop
 from weightd.errors import BrokenPeerError
@@ -17,8 +18,7 @@ UNREAD_RETRY_S = 0.01
 PATIENCE = 1000  # looks at a peer that asks and does not read
 
 
-@dataclass(eq=False)
-class Visitor:
+class Visitor(msgspec.Struct, eq=False):
     """Owns its connection and its peer's pidfd. lease: the catalog's id, None before attach."""
 
     connection: Connection

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import zmq
 
 from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError, LostDaemonError
@@ -30,8 +30,7 @@ _FAREWELL_MS = 200  # how long closing waits for replies to leave
 _PROBE_S = 0.5  # how often a waiting client looks whether the daemon still lives
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """One request as it came in, with the credentials that the kernel gave."""
 
     route: bytes

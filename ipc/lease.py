@@ -8,8 +8,9 @@ that the daemon sees the end of the process that attached, not of its children.
 import os
 import select
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from weightd.errors import BrokenPeerError, DaemonTimeoutError, RefusedError, from_wire
 from weightd.ipc import protocol
@@ -24,8 +25,7 @@ Notices = protocol.Notice | protocol.Revocation | protocol.Unhelped | protocol.G
 Reply = TypeVar("Reply", bound=protocol.Message)
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """A version that the daemon let this process map. Whoever has it closes the segments."""
 
     model: str

@@ -11,9 +11,10 @@ import stat
 import time
 from array import array
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from weightd.errors import StoreError
 
@@ -34,15 +35,14 @@ _VARIABLES = (
 )
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """What the manager gave this process when it started it. Whoever has this owns `sockets` (which
     listen, by their path) and `stored` (name and descriptor). notify: where to write to, '' for no
     manager; room: how many descriptors it stores, 0 for none; unit: systemd's name for us;
     watchdog_s: how long we may be silent, None for ever."""
 
     notify: str = ""
-    sockets: dict[str, socket.socket] = field(default_factory=dict)
+    sockets: dict[str, socket.socket] = msgspec.field(default_factory=dict)
     stored: tuple[tuple[str, int], ...] = ()
     room: int = 0
     unit: str = ""

@@ -4,8 +4,9 @@ A memfd that outgrows its cgroup is not ENOSPC but the OOM killer, and memfds ig
 /dev/shm. So whoever allocates asks here first.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from weightd.errors import InsufficientMemoryError
 
@@ -13,8 +14,7 @@ MIB = 1024 * 1024
 _UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number of this size
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """The tightest limit in force: bytes left below it, and its name for people."""
 
     nbytes: int

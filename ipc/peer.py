@@ -10,9 +10,10 @@ import os
 import select
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from weightd.errors import NotAllowedError, UnsupportedKernelError
 from weightd.ipc import linux
@@ -20,8 +21,7 @@ from weightd.ipc import linux
 NOBODY_UID = 65534  # what a uid is called that has no name in the daemon's user namespace
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One process, for as long as the machine is up."""
 
     kind: str
@@ -72,8 +72,7 @@ class Process:
         self.close()
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The process that connected a Unix socket: kernel's pid, uid, gid, and the held process."""
 
     pid: int

@@ -16,9 +16,10 @@ import os
 import stat
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from weightd.errors import AlreadyRunningError, SettingsError
 
@@ -28,8 +29,7 @@ _OTHERS = {EMBEDDED, _METRICS}  # what may be there before there was a daemon
 _MAX_SOCKET_PATH = 107  # sun_path, less its NUL
 
 
-@dataclass(frozen=True)
-class RuntimeFolder:
+class RuntimeFolder(msgspec.Struct, frozen=True):
     """The paths in one runtime folder. Making one touches nothing."""
 
     path: Path

@@ -12,9 +12,10 @@ import socket
 import struct
 import termios
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from weightd.errors import (
     BrokenPeerError,
@@ -30,8 +31,7 @@ _INT_NBYTES = struct.calcsize("i")
 _BACKLOG = 4096
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """One message. The receiver owns the descriptors; sender_pidfd is None where the kernel
     does not stamp messages."""
 

@@ -7,8 +7,9 @@ user@1000.service, whatever it calls itself: a path below system.slice is root's
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from weightd.ipc.peer import Process
 
@@ -17,8 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.(service|scope|slice)")
 _MAX_NBYTES = 64 * 1024
 
 
-@dataclass(frozen=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True):
     """unit: '' when the process is in none, or it is not known. fault: why it is not known."""
 
     unit: str = ""

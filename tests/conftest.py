@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,17 @@ import pytest
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime by themselves, too
 
+# Where nothing may be cached, each of some thousand processes compiles weightd's sources anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# numpy's threads spin as they start, in each process; no test is about them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from tests.daemons import Daemon, Worker, running_daemon, running_worker
 from tests.helpers import children, open_descriptors, wait_until
 
 # A shell that starts pytest in the background has it ignore Ctrl-C, and so all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.dont_write_bytecode = False
 
 KINDS = ("/memfd:", "socket:", "pidfd:", "anon_inode:[pidfd", "anon_inode:[event")
 GRACE_S = 5.0

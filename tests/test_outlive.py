@@ -62,6 +62,10 @@ def memfds(pid: int) -> dict[int, str]:
 # --- a daemon that is killed -------------------------------------------------------------
 
 
+def leases(kept: Kept) -> list[int]:
+    return [v.leases for v in kept.client.status().models["lenet"].versions]
+
+
 def test_versions_states_and_numbers_are_the_same_after_a_kill(kept: Kept) -> None:
     before = kept.client.status()
     held = memfds(kept.pid)
@@ -92,7 +96,7 @@ def test_a_worker_predicts_all_the_while_and_gets_the_next_version(kept: Kept) -
         kept.client.publish("lenet", FINAL)
         worker.ask("wait_for_version", model="lenet", number=3)
         assert digest(worker) != answer
-        wait_until(lambda: leases(kept) == [0, 1])
+        wait_until(lambda: leases(kept) == [0, 1])  # the worker tells when it has let go
 
 
 def test_a_handle_and_the_whitelist_go_on_and_what_was_revoked_stays_so(kept: Kept) -> None:

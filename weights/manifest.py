@@ -9,7 +9,6 @@ little endian, and HEADER_NBYTES are kept free for it. Knows no numpy and no fil
 imports it.
 """
 
-import difflib
 import struct
 from functools import cached_property
 from typing import Literal, get_args
@@ -169,6 +168,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"tensor {name!r} {of} was merged, renamed or packed by the engine; to keep it "
                 "readable load the model with --keep-tensors (Client.load(..., keep_tensors=True))"
             )
+        import difflib  # here: the daemon starts without
+
         close = difflib.get_close_matches(name, self._by_name or names)
         has = f"close: {', '.join(close)}" if close else f"it has {len(self.tensors)} others"
         return f"no tensor {name!r} {of}; {has}"
