@@ -1,9 +1,7 @@
-"""tests/attacks.md names a test for each attack that was thought of; those that are nobody else's
-are here."""
+"""Attacks of SECURITY.md whose tests are nobody else's."""
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -29,33 +27,10 @@ from weightd.ipc.manager import Manager
 from weightd.ipc.peer import Process
 from weightd.ipc.runtime import RuntimeFolder
 
-TABLE = Path(__file__).with_name("attacks.md")
-ROWS = 23  # twelve that are critical or high, eleven of medium weight
 SERVICE = Path(__file__).parent.parent / "systemd" / "weightd.service"
 CLOCK = (sys.executable, str(Path(__file__).parent / "workers" / "wild_clock.py"))
 
 SEQPACKET = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-# --- the table ---------------------------------------------------------------------------
-
-
-def table() -> list[tuple[str, list[str]]]:
-    """Each row: which attack, and the tests that it names."""
-    rows = [line for line in TABLE.read_text().splitlines() if re.match(r"\| \d+ \|", line)]
-    return [
-        (row.split("|")[2].strip(), re.findall(r"`([\w/]+\.py::test_\w+)`", row)) for row in rows
-    ]
-
-
-def test_every_attack_has_a_test_that_there_is() -> None:
-    found = table()
-    assert len(found) == ROWS
-    for attack, tests in found:
-        assert tests, f"no test of: {attack}"
-        for test in tests:
-            file, _, name = test.partition("::")
-            assert f"def {name}(" in (TABLE.parent / file).read_text(), test
 
 
 # --- identity before pidfs ---------------------------------------------------------------
