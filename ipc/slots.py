@@ -20,7 +20,7 @@ from xxhash import xxh3_128_digest
 from weightd.errors import DamagedStateError, LimitError
 from weightd.ipc.segment import new_memfd
 
-LAYOUT = 1  # read: exactly this one; see docs/decisions/0018
+LAYOUT = 1  # read: exactly this one; see docs/decisions/0019
 SLOT_NBYTES = 16 * 2**20  # sparse: what is not written takes no memory
 _MAGIC = b"weightd\x00"
 _WORD_OFFSET = 64
