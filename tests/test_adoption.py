@@ -111,8 +111,12 @@ def taken(store: Store, *, commit: bool = True) -> Adopted:
 def let_go(adopted: Adopted) -> None:
     with ExitStack() as resources:
         segments = {s.inode: s for f in adopted.versions.values() for s in f.segments}
-        for owned in (*segments.values(), *adopted.sources.values(), *adopted.processes):
-            resources.callback(owned.close)
+        for segment in segments.values():
+            resources.callback(segment.close)
+        for source in adopted.sources.values():
+            resources.callback(source.close)
+        for process in adopted.processes:
+            resources.callback(process.close)
         if adopted.slots is not None:
             resources.callback(adopted.slots.close)
 
@@ -376,8 +380,11 @@ def test_the_next_daemon_finds_one_state_in_the_store(store: Store, is_damaged: 
         while told := hear(notify):
             name = told["FDNAME"]
             held = held | {name} if "FDSTORE" in told else held - {name}
-        for owned in (succession, sources, vault, processes, manager, loop):
-            owned.close()
+        sources.close()
+        vault.close()
+        succession.close()
+        manager.close()
+        loop.close()
     assert STATE in held
     assert len(held) == (1 if is_damaged else 7)
 
