@@ -29,7 +29,8 @@ Stored = tuple[tuple[str, int], ...]
 
 class Adopted(msgspec.Struct):
     """Whoever has it owns what is in it. versions and sources are by the versions' uids; unused:
-    names in the store that nothing needs; refused: why something was not taken over."""
+    names in the store that nothing needs; refused: why something was not taken over. slots: None
+    also where they are damaged, and new ones take their place."""
 
     incarnation: str = ""
     last_uid: int = 0
@@ -128,7 +129,6 @@ def _state(shelf: _Shelf, adopted: Adopted) -> State:
             os.close(fd)
         else:
             slots.close()
-        adopted.unused.append(STATE)
         return nothing
     adopted.slots = slots
     return state
@@ -151,11 +151,10 @@ def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
             adopted.sources[version.uid] = source
     model.was_live = [number for number in kept.was_live if number in model.versions]
     if not model.was_live:
-        adopted.refused.append(f"{kept.name}: none of its versions is left")
+        adopted.refused.append(f"{kept.name}: none of its versions is left that was live")
         for each in model.versions.values():
             del adopted.versions[each.uid]
-            if (source := adopted.sources.pop(each.uid, None)) is not None:
-                source.close()
+            _drop_source(each.uid, adopted)
         return
     if model.live.state is not VersionState.LIVE:
         model.live.state = VersionState.LIVE
@@ -206,6 +205,13 @@ def _source(kept: KeptVersion, shelf: _Shelf, adopted: Adopted) -> OfferedFile |
         return None
     folder_fd = shelf.take(folder_name(kept.source))
     return OfferedFile(kept.source_name, file_fd, folder_fd, kept.source)
+
+
+def _drop_source(uid: int, adopted: Adopted) -> None:
+    if (source := adopted.sources.pop(uid, None)) is not None:
+        source.close()
+        if all(other.key != source.key for other in adopted.sources.values()):
+            adopted.unused += (file_name(source.key), folder_name(source.key))
 
 
 def _living(grant: Grant, adopted: Adopted) -> Grant | None:

@@ -12,9 +12,10 @@ import re
 
 import msgspec
 
+from weightd.daemon import logs
 from weightd.daemon.loop import Loop
 
-log = logging.getLogger("weightd.audit")
+log = logging.getLogger(logs.AUDIT)
 
 LINES = 20  # of one kind in one window
 WINDOW_S = 10.0
@@ -81,8 +82,7 @@ class Audit:
     ) -> None:
         """One decision."""
         if self._tally.is_told(uid, what, outcome, self._loop.now_s()):
-            who = {"pid": pid, "uid": uid, "model": model}
-            log.info("%s", line(what=what, outcome=outcome, **who, reason=reason))
+            _write(what=what, outcome=outcome, pid=pid, uid=uid, model=model, reason=reason)
         if not self._is_waiting:
             self._is_waiting = True
             self._loop.call_later(WINDOW_S, self._end_windows)
@@ -111,7 +111,12 @@ class Audit:
     def _tell(self, more: list[tuple[Kind, int]]) -> None:
         for (uid, what, outcome), count in more:
             who = "many" if uid is None else uid
-            log.info("%s", line(what=what, outcome=outcome, uid=who, more=count, window_s=WINDOW_S))
+            _write(what=what, outcome=outcome, uid=who, more=count, window_s=WINDOW_S)
+
+
+def _write(**fields: object) -> None:
+    cut = {name: str(value)[:_MAX_VALUE] for name, value in fields.items()}
+    log.info("%s", line(**fields), extra=logs.fields(**cut))
 
 
 def line(**fields: object) -> str:

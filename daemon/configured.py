@@ -37,7 +37,8 @@ class Configured:
         self._house = house
         self._catalog = catalog
         self._publisher = publisher
-        self._waiting: deque[tuple[str, str]] = deque()
+        self._paths: Mapping[str, str] = {}  # as they were read last
+        self._waiting: deque[str] = deque()
         self._is_busy = False
 
     def check(self, paths: Mapping[str, str]) -> None:
@@ -48,15 +49,11 @@ class Configured:
 
     def follow(self, paths: Mapping[str, str]) -> None:
         """Have the models that these paths name."""
+        self._paths = paths
         for name, model in list(self._catalog.models.items()):
             if model.configured and name not in paths:
                 self._unload(name)
-        for name, path in paths.items():
-            found = self._catalog.models.get(name)
-            if found is not None and not found.configured:
-                log.warning("model %s was loaded by a client; %s is left alone", name, path)
-            elif (found is None or found.configured != path) and (name, path) not in self._waiting:
-                self._waiting.append((name, path))
+        self._waiting = deque(paths)
         self._next()
 
     def stop(self) -> None:
@@ -72,13 +69,20 @@ class Configured:
 
     def _next(self) -> None:
         while self._waiting and not self._is_busy:
-            name, path = self._waiting.popleft()
-            self._is_busy = True
-            try:
-                self._stage(name, path)
-            except WeightdError as error:
-                self._is_busy = False
-                log.error("model %s was not loaded: %s", name, error)
+            name = self._waiting.popleft()
+            path, found = self._paths[name], self._catalog.models.get(name)
+            if found is not None and not found.configured:
+                log.warning("model %s was loaded by a client; %s is left alone", name, path)
+            elif found is None or found.configured != path:
+                self._begin(name, path)
+
+    def _begin(self, name: str, path: str) -> None:
+        self._is_busy = True
+        try:
+            self._stage(name, path)
+        except WeightdError as error:
+            self._is_busy = False
+            log.error("model %s was not loaded: %s", name, error)
 
     def _stage(self, name: str, path: str) -> None:
         done = partial(self._done, name)
@@ -91,6 +95,8 @@ class Configured:
     def _done(self, name: str, result: protocol.Live | WeightdError) -> None:
         if isinstance(result, WeightdError):
             log.error("model %s was not loaded: %s", name, result)
+        elif name not in self._paths:  # the settings were read again meanwhile
+            self._unload(name)
         self._is_busy = False
         self._next()
 

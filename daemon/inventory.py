@@ -74,6 +74,7 @@ class _Question:
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
         self._timer: Timer | None = None
+        self._waited_for: int | None = None  # the process, by pidfd
 
     def begin(self) -> None:
         try:
@@ -102,8 +103,10 @@ class _Question:
         assert self._process.stdout is not None
         raw = os.read(self._process.stdout.fileno(), _READ_NBYTES)
         self._said += raw
-        if not raw:
-            self._end("")
+        if not raw:  # it has said everything, and ends soon
+            self._loop.remove(self._process.stdout.fileno())
+            self._waited_for = os.pidfd_open(self._process.pid)
+            self._loop.add(self._waited_for, lambda: self._end(""))
 
     def _end(self, why: str) -> None:
         process, self._process = self._process, None
@@ -111,7 +114,11 @@ class _Question:
         assert process.stdout is not None
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.remove(process.stdout.fileno())
+        if self._waited_for is None:
+            self._loop.remove(process.stdout.fileno())
+        else:
+            self._loop.remove(self._waited_for)
+            os.close(self._waited_for)
         with process:
             pass
         if not why and process.returncode:

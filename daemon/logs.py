@@ -8,8 +8,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from weightd.daemon import audit
-
+AUDIT = "weightd.audit"  # the logger of the record of decisions
 JOURNAL = Path("/run/systemd/journal/socket")
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -22,7 +21,7 @@ def begin(level: str, environ: Mapping[str, str]) -> None:
     else:
         logging.basicConfig(format=_FORMAT)
     set_level(level)
-    logging.getLogger(audit.log.name).setLevel(logging.INFO)  # a record, at whatever level
+    logging.getLogger(AUDIT).setLevel(logging.INFO)  # a record, at whatever level
 
 
 def set_level(level: str) -> None:
@@ -32,7 +31,8 @@ def set_level(level: str) -> None:
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """What to give a logging call as `extra`, for who looks for a model or process in the
     journal: `journalctl WEIGHTD_MODEL=lenet`."""
-    return {"fields": {f"WEIGHTD_{name.upper()}": value for name, value in values.items()}}
+    given = {name: value for name, value in values.items() if value not in ("", None)}
+    return {"fields": {f"WEIGHTD_{name.upper()}": value for name, value in given.items()}}
 
 
 def _is_journal(stream: str) -> bool:
@@ -47,6 +47,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # the rest are fields
         self._path = os.fspath(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)

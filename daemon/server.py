@@ -12,6 +12,7 @@ from functools import partial
 from typing import assert_never
 
 from weightd._version import __version__
+from weightd.daemon import logs
 from weightd.daemon.admin_plane import AdminPlane
 from weightd.daemon.admission import Admission
 from weightd.daemon.attach_plane import AttachPlane
@@ -293,7 +294,8 @@ class Server:
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell the log and whoever listens to events."""
         self.counters.events[what] += 1
-        log.info("%s %s version %d pid %d %s", what, model, version, pid, text)
+        fields = logs.fields(event=what, model=model, version=version, pid=pid)
+        log.info("%s %s version %d pid %d %s", what, model, version, pid, text, extra=fields)
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
     def settled(self, model: str, error: WeightdError | None) -> None:

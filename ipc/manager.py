@@ -60,7 +60,8 @@ class Given(msgspec.Struct, frozen=True):
             os.set_inheritable(fd, False)
             if stat.S_ISSOCK(os.fstat(fd).st_mode):
                 sock = socket.socket(fileno=fd)
-                sockets[os.fsdecode(sock.getsockname())] = sock
+                address = sock.getsockname()  # of another family than Unix: not for us
+                sockets[address if isinstance(address, str) else repr(address)] = sock
             else:
                 stored.append((name, fd))
         usec = _number(found["WATCHDOG_USEC"]) if _is_ours(found["WATCHDOG_PID"]) else 0

@@ -103,6 +103,8 @@ def _check_memory(fd: int) -> None:
         raise DamagedStateError("it is not a memfd") from error
     if seals & _SEALS != _SEALS or os.fstat(fd).st_size != _NBYTES:
         raise DamagedStateError(f"it is not of the size and the seals ({seals:#x}) of a state")
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR or seals & fcntl.F_SEAL_WRITE:
+        raise DamagedStateError("it cannot be written, so that nothing new could be noted in it")
     magic, layout = _PREAMBLE.unpack(os.pread(fd, _PREAMBLE.size, 0))
     if magic != _MAGIC:
         raise DamagedStateError("it does not begin as a state does")
@@ -116,8 +118,12 @@ def _check_memory(fd: int) -> None:
 def _read_slot(fd: int, number: int) -> bytes:
     offset = _slot_offset(number)
     found, nbytes, digest = _HEAD.unpack(os.pread(fd, _HEAD.size, offset))
-    if found != number or nbytes > SLOT_NBYTES - _HEAD.size:
+    if found != number:
         raise DamagedStateError(f"slot {number & 1} holds commit {found}, not {number}")
+    if nbytes > SLOT_NBYTES - _HEAD.size:
+        raise DamagedStateError(
+            f"commit {number} says that it wrote {nbytes} bytes: more than fits"
+        )
     value = os.pread(fd, nbytes, offset + _HEAD.size)
     if xxh3_128_digest(value) != digest:
         raise DamagedStateError(f"what commit {number} wrote does not have its digest any more")

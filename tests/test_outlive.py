@@ -62,10 +62,6 @@ def memfds(pid: int) -> dict[int, str]:
 # --- a daemon that is killed -------------------------------------------------------------
 
 
-def leases(kept: Kept) -> list[int]:
-    return [v.leases for v in kept.client.status().models["lenet"].versions]
-
-
 def test_versions_states_and_numbers_are_the_same_after_a_kill(kept: Kept) -> None:
     before = kept.client.status()
     held = memfds(kept.pid)

@@ -1,0 +1,218 @@
+"""link.py and watcher.py: clients and workers of a daemon that ends meanwhile and comes back."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import weightd
+from tests.daemons import EARLY, FINAL, LENET, Daemon, Kept, kept_daemon, running_worker
+from tests.helpers import wait_until
+from weightd import link as links
+from weightd.backends import watcher as watchers
+from weightd.errors import DaemonTimeoutError, LostDaemonError, NoDaemonError
+from weightd.ipc import protocol
+from weightd.ipc.runtime import RuntimeFolder
+from weightd.link import Link
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    with kept_daemon() as daemon:
+        daemon.load_lenet()
+        yield daemon
+
+
+# --- clients -----------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(links, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    folder = RuntimeFolder(tmp_path / "run")
+    folder.create(0o700)
+    made = Link(folder, timeout_s=5.0)
+    yield made
+    made.close()
+
+
+def test_a_daemon_that_ends_after_long_work_is_waited_for_from_that_moment(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    link.folder.keeper.touch()
+    told: list[bool] = []
+
+    def attempt(is_repeated: bool) -> str:
+        told.append(is_repeated)
+        if len(told) == 1:
+            clock.now_s += 600  # of staging
+            raise LostDaemonError("killed")
+        if clock.now_s < 1604:
+            raise NoDaemonError("not there yet")
+        return "done"
+
+    assert link.repeated(attempt) == "done"
+    assert set(told[1:]) == {True}
+    assert told[0] is False
+
+
+@pytest.mark.parametrize(("is_kept", "was_there", "limit_s"), [
+    (True, False, 5.0), (True, True, 5.0), (False, True, 2.0), (False, False, 0.0),
+])  # fmt: skip
+def test_nobody_waits_longer_than_somebody_could_come(
+    link: Link, monkeypatch: pytest.MonkeyPatch, is_kept: bool, was_there: bool, limit_s: float
+) -> None:
+    clock = Clock(monkeypatch)
+    if is_kept:
+        link.folder.keeper.touch()
+    tries: list[bool] = []
+
+    def attempt(is_repeated: bool) -> None:
+        tries.append(is_repeated)
+        raise LostDaemonError("killed") if was_there and len(tries) == 1 else NoDaemonError("none")
+
+    with pytest.raises(NoDaemonError):
+        link.repeated(attempt)
+    assert limit_s <= clock.now_s - 1000.0 <= limit_s + 0.1
+
+
+def test_a_daemon_that_is_silent_is_not_asked_twice(link: Link) -> None:
+    tries: list[bool] = []
+
+    def attempt(is_repeated: bool) -> None:
+        tries.append(is_repeated)
+        raise DaemonTimeoutError("silent")
+
+    with pytest.raises(DaemonTimeoutError):
+        link.repeated(attempt)
+    assert tries == [False]
+
+
+def asked(link: Link, request: Callable[[int], protocol.ControlRequest], file: object) -> int:
+    """By hand, with a ticket of its own."""
+    with link._offered("lenet", file) as ticket:  # type: ignore[arg-type]
+        return link.ask_once(request(ticket), protocol.Live).version
+
+
+def test_a_request_that_is_repeated_is_carried_out_once(kept: Kept) -> None:
+    """The answer got lost with the daemon, or with the connection."""
+    link = Link(kept.folder, 20)
+    rules = protocol.Publish("m", 0).names
+    bias = {"fc3.bias": np.zeros(10, np.float32)}
+
+    def load(ticket: int) -> protocol.ControlRequest:
+        return protocol.Load("again", ticket, once=71)
+
+    def publish(ticket: int) -> protocol.ControlRequest:
+        return protocol.Publish("lenet", ticket, False, rules, 72)
+
+    def update(ticket: int) -> protocol.ControlRequest:
+        return protocol.Update("lenet", ticket, False, 73)
+
+    back = protocol.Rollback("lenet", None, 74)
+    assert [asked(link, load, LENET) for _ in range(2)] == [1, 1]
+    assert [asked(link, publish, EARLY) for _ in range(2)] == [2, 2]
+    assert [asked(link, update, bias) for _ in range(2)] == [3, 3]
+    assert [link.ask_once(back, protocol.Live).version for _ in range(2)] == [2, 2]
+    kept.kill()
+    wait_until(lambda: kept.client.status().pid)
+    assert link.ask(back, protocol.Live).version == 2
+    assert asked(link, update, bias) == 3
+    assert asked(link, load, LENET) == 1
+    assert kept.versions() == [(2, "LIVE"), (3, "HELD")]
+    assert kept.client.publish("lenet", FINAL) == 4
+    link.close()
+
+
+# --- workers -----------------------------------------------------------------------------
+
+
+def watching() -> int:
+    return sum(thread.name.startswith("weightd:") for thread in threading.enumerate())
+
+
+def test_closing_while_the_daemon_is_away_ends_the_thread_at_once(
+    lenet: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "_FIRST_RETRY_S", 60.0)
+    here = lenet.attach_here()
+    lenet.stop(signal.SIGKILL)
+    wait_until(lambda: not here.is_connected)
+    assert watching() == 1
+    here.close()
+    wait_until(lambda: watching() == 0, timeout_s=2)
+
+
+def test_many_attachments_come_back(kept: Kept) -> None:
+    kept.client.load("other", EARLY)
+    with ExitStack() as resources:
+        here = [resources.enter_context(kept.attach_here(n)) for n in ("lenet", "other") * 3]
+        kept.kill()
+        began_s = time.monotonic()
+        wait_until(lambda: len(kept.client.status().workers) == 6)
+        assert time.monotonic() - began_s < 5
+        kept.client.publish("lenet", FINAL)
+        for each in here[::2]:
+            each.wait_for_version(2, timeout_s=10)
+        assert all(each.is_connected for each in here)
+
+
+def test_a_forked_child_does_not_take_its_parents_lease(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        kept.client.allow("lenet", worker.pid)
+        worker.ask("attach", model="lenet")
+        answer = worker.ask("fork_and_wait", model="lenet")
+        kept.kill()
+        wait_until(lambda: [w.pid for w in kept.client.status().workers] == [worker.pid])
+        os.kill(answer["child"], signal.SIGKILL)
+        assert worker.ask("state", model="lenet")["connected"]
+
+
+def test_a_worker_that_is_not_let_in_again_says_so_once(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watchers, "_LAST_RETRY_S", 0.02)
+    refused = 0
+    attach_again = watchers.Watcher._attach_again
+
+    def counted(watcher: watchers.Watcher) -> None:
+        nonlocal refused
+        try:
+            attach_again(watcher)
+        except weightd.errors.RefusedError:
+            refused += 1
+            raise
+
+    monkeypatch.setattr(watchers.Watcher, "_attach_again", counted)
+    caplog.set_level(logging.INFO, "weightd.worker")
+    with kept.attach_here() as here:
+        kept.client.revoke("lenet", os.getpid())
+        kept.kill()
+        wait_until(lambda: refused >= 5)
+        assert "may not attach" in here.lag
+        said = [m for m in caplog.messages if "does not let this process in" in m]
+        assert len(said) == 1
+        kept.client.allow("lenet", os.getpid())
+        wait_until(lambda: here.is_connected)
+        assert here.lag == ""
