@@ -19,7 +19,7 @@ from tests.daemons import FINAL, Daemon, running_daemon, running_worker
 from tests.helpers import kill_and_reap, wait_until
 from tests.raw import raw_worker
 from tests.test_resilience import AS_OTHER, OTHER_UID
-from weightd.daemon.keeper import ROOM
+from weightd.daemon.keeper import _ROOM
 from weightd.daemon.settings import Settings
 from weightd.ipc import linux, peer, protocol
 from weightd.ipc.lease import Lease
@@ -135,7 +135,7 @@ def test_a_keeper_says_what_it_did_not_take_and_drops_nothing_for_it(kept: Kept)
     kept.have("assert said == b'one', said")
     kept.have("assert os.read(fd, 100) == b''")
     assert kept.memfds() == ["/memfd:one"]
-    assert ROOM == 4096
+    assert _ROOM == 4096
 
 
 def test_the_service_avoids_the_traps_of_systemd() -> None:
