@@ -239,8 +239,9 @@ class Catalog:
     # --- who may attach ------------------------------------------------------------------
 
     def allow(self, name: str, processes: dict[Key, int], handle: int) -> None:
-        """Whitelist living processes; `handle` is the random number that names this grant."""
-        self.model(name).grants.append(Grant(handle, dict(processes)))
+        """Whitelist living processes; `handle` is the random number that names this grant. Of the
+        grants that a process has already the newest stay, up to a limit."""
+        limits.add_grant(self.model(name), Grant(handle, dict(processes)))
         self.revision += 1
 
     def revoke(self, name: str, pids: set[int]) -> tuple[set[int], list[Action]]:

@@ -26,6 +26,7 @@ from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
 _REQUESTS_PER_TURN = 64
+_GROWING = (protocol.Load, protocol.Publish, protocol.Update, protocol.Allow, protocol.Deny)
 _NAMED = 8  # PIDs and rules, in the record
 
 
@@ -39,6 +40,8 @@ class House(Protocol):
     def stop(self, reason: str) -> None: ...
 
     def restart(self, reason: str) -> None: ...
+
+    def check_state_room(self) -> None: ...
 
     def live(self, name: str) -> protocol.Live: ...
 
@@ -113,6 +116,8 @@ class ControlPlane:
             request = protocol.decode(envelope.raw, protocol.ControlRequest)
             self._house.counters.requested("control", request)
             self._check_role(request, envelope)
+            if isinstance(request, _GROWING):
+                self._house.check_state_room()
             reply = self._handle(request, envelope)
         except WeightdError as error:
             self._note(envelope, request, error)

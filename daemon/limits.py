@@ -7,15 +7,25 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from weightd.daemon.model import Lease, Model
+from weightd.daemon.model import Grant, Lease, Model
 from weightd.errors import LimitError
 from weightd.ipc.peer import Key
 
+GRANTS_PER_PROCESS = 8  # of one model: who is allowed again and again keeps the newest handles
 LEASES_PER_PROCESS = 8  # of one model: a process with several sessions needs no more
 BURST_S = 2.0  # of requests, that a user may have saved up
 _FAVOUR = 10  # how many times as much admins may ask
 _USERS = 4096  # one person may have 65,536 numbers
 _NAMED = 8
+
+
+def add_grant(model: Model, grant: Grant) -> None:
+    """Add it, and forget the oldest of whoever has as many already."""
+    for key in grant.processes:
+        having = [other for other in model.grants if key in other.processes]
+        for old in having[: max(0, len(having) + 1 - GRANTS_PER_PROCESS)]:
+            del old.processes[key]
+    model.grants = [*(other for other in model.grants if other.processes), grant]
 
 
 def check_leases(leases: Iterable[Lease], model: Model, key: Key, uid: int, *, most: int) -> None:

@@ -288,6 +288,10 @@ class Server:
         leases = {lease.key for lease in self._catalog.leases.values()}
         return self._catalog.whitelisted() | leases
 
+    def check_state_room(self) -> None:
+        """LimitError when nothing may be added to what a successor must know."""
+        self._succession.check_room()
+
     def _tell(self, lease: int, message: protocol.Unhelped) -> None:
         self._attach_plane.tell(lease, message)
 

@@ -13,6 +13,7 @@ from weightd.daemon.adoption import STATE, Adopted, Stored, adopt
 from weightd.daemon.counters import Counters
 from weightd.daemon.estate import Estate
 from weightd.daemon.state import captured, encode
+from weightd.errors import LimitError
 from weightd.ipc.slots import Slots
 
 log = logging.getLogger("weightd.daemon")
@@ -37,11 +38,21 @@ class Succession:
         if stored:
             counters.adoption_s = time.monotonic() - began_s
 
+    def check_room(self) -> None:
+        """LimitError when the state is to grow no more. One request adds far less than what is left
+        then."""
+        if self._slots is not None and self._slots.is_nearly_full:
+            raise LimitError(
+                "what a successor must know has nearly outgrown the memory for it: whitelists are "
+                "too long, or rules too many; let groups or units in instead of processes "
+                "(`weightd allow --group`), revoke what is not needed, or unload models"
+            )
+
     def commit(self) -> None:
         """Have the successor find things as they are now.
 
         A failure (no memory) ends the daemon, which has told nobody yet: its successor goes on from
-        what was written before.
+        what was written before. That the state fits is check_room()'s care.
         """
         estate = self._estate
         revision = estate.catalog.revision

@@ -61,6 +61,11 @@ class Slots:
         (number,) = _WORD.unpack(os.pread(fd, _WORD.size, _WORD_OFFSET))
         return cls(fd, number, _read_slot(fd, number) if number else b"")
 
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether the value takes three quarters of what it may: time to let it grow no more."""
+        return len(self.value) > SLOT_NBYTES * 3 // 4
+
     def commit(self, value: bytes) -> None:
         """Make this the value. LimitError when it is too large; OSError when memory has run out.
         Both change nothing."""

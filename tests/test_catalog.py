@@ -7,7 +7,7 @@ import pytest
 
 from weightd.daemon.bounds import Bounds
 from weightd.daemon.catalog import Catalog
-from weightd.daemon.limits import LEASES_PER_PROCESS
+from weightd.daemon.limits import GRANTS_PER_PROCESS, LEASES_PER_PROCESS
 from weightd.daemon.model import (
     TRANSITIONS,
     Action,
@@ -94,6 +94,14 @@ def test_each_other_transition_is_refused_and_changes_nothing(
 
 
 # --- publish and keep --------------------------------------------------------------------
+
+
+def test_who_is_allowed_again_and_again_keeps_the_newest_handles() -> None:
+    catalog, key = loaded(), Key("test", 7, 7)
+    for handle in range(1, 100):
+        catalog.allow("m", {key: 7}, handle)
+    handles = [grant.handle for grant in catalog.model("m").grants]
+    assert handles == list(range(100 - GRANTS_PER_PROCESS, 100))
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])

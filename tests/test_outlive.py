@@ -17,6 +17,7 @@ from tests.helpers import wait_until
 from weightd.errors import (
     BrokenPeerError,
     BusyError,
+    LimitError,
     NotAllowedError,
     StoreError,
     UnknownModelError,
@@ -243,6 +244,30 @@ def test_a_daemon_killed_at_any_step_of_a_publish_loses_and_invents_nothing(
             worker.ask("wait_for_version", model="lenet", number=number)
             assert digest(worker) == answers.setdefault(number % 2, digest(worker))
         assert len(set(answers.values())) == len(answers)
+
+
+# --- room for the state ------------------------------------------------------------------
+
+
+def allow_many_units(kept: Kept) -> None:
+    for number in range(100):
+        kept.client.allow_rules("lenet", f"unit:a-unit-with-a-long-name-{number}.service")
+
+
+def test_a_state_that_is_nearly_full_refuses_more_and_ends_nobody() -> None:
+    program = ("-P", str(WORKERS / "forgetful_daemon.py"))
+    with kept_daemon(program=program) as kept:
+        kept.load_lenet()
+        before = kept.pid
+        with pytest.raises(LimitError, match="outgrown"):
+            allow_many_units(kept)
+        with pytest.raises(LimitError, match="outgrown"):
+            kept.client.publish("lenet", FINAL)
+        assert kept.pid == before
+        kept.client.revoke("lenet")
+        kept.client.publish("lenet", FINAL)
+        kept.kill()
+        assert kept.versions() == [(1, "HELD"), (2, "LIVE")]
 
 
 # --- replaced, stopped -------------------------------------------------------------------

@@ -31,6 +31,7 @@ Reply = TypeVar("Reply", bound=protocol.Message)
 Result = TypeVar("Result")
 
 RETRY_S = 0.02
+_MAX_LOSSES = 10
 _RETURN_S = 2.0  # a daemon that a service manager starts again is back by then
 _MAX_REPLY_NBYTES = 64 * 2**20
 
@@ -77,20 +78,21 @@ class Link:
         """What attempt() returns. It is made again when the daemon ends meanwhile, or is away and
         has a keeper, until one answers or the time is up; it is told whether that is so."""
         away_since_s: float | None = None
-        is_repeated = False
+        losses = 0
         while True:
             try:
-                return attempt(is_repeated)
+                return attempt(losses > 0)
             except DaemonTimeoutError:
                 raise
             except BrokenPeerError as error:
                 was_there = not isinstance(error, NoDaemonError)
-                is_repeated = is_repeated or was_there
+                losses += was_there
                 if was_there or away_since_s is None:
                     away_since_s = time.monotonic()
                 is_kept = self.folder.keeper.exists()
-                limit_s = self.timeout_s if is_kept else _RETURN_S if is_repeated else 0.0
-                if time.monotonic() - away_since_s >= limit_s:
+                limit_s = self.timeout_s if is_kept else _RETURN_S if losses else 0.0
+                # A request that daemon after daemon dies of is not given to one more.
+                if losses > _MAX_LOSSES or time.monotonic() - away_since_s >= limit_s:
                     raise
             time.sleep(RETRY_S)
 

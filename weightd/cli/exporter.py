@@ -47,7 +47,7 @@ def exporter(
 ) -> None:
     """Serve the daemon's metrics to Prometheus, until SIGTERM or Ctrl-C.
 
-    It asks the daemon at each scrape, so it has to run as the daemon's user. A daemon that
+    It asks the daemon at each scrape, so it must be let in by the control socket. A daemon that
     does not answer is `weightd_up 0`. Sockets that systemd hands over (LISTEN_FDS) are used
     in the place of --socket and --port.
 
