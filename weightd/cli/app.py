@@ -19,6 +19,7 @@ from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
+from weightd.cli.stress import stress
 from weightd.cli.verify import verify
 from weightd.cli.workers import allow, deny, ps, revoke
 
@@ -34,7 +35,7 @@ PANELS = {
     "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
-    "This machine": (doctor, demo, bench),
+    "This machine": (doctor, demo, bench, stress),
 }
 for _panel, _functions in PANELS.items():
     for _function in _functions:
