@@ -23,7 +23,7 @@ from weightd.weights.manifest import read_manifest
 TENSOR = "weights"
 _PATIENCE_S = 60.0
 _ASK_S = 10.0
-_LATEST_KILL_S = 0.5
+_LATEST_KILL_S = 0.03  # after the fork: about what attaching takes
 _OK, _WRONG, _REFUSED, _BUG = range(4)
 
 
@@ -45,10 +45,16 @@ def storm(folder: RuntimeFolder, name: str, count: int, killed: float, seed: int
     rng = random.Random(seed)
     told, say = os.pipe()
     started_s = time.monotonic()
-    pids = [_forked(folder, name, told, say) for _ in range(count)]
+    pids: list[int] = []
+    doomed: list[tuple[float, int]] = []  # when, and whom
+    for _ in range(count):
+        pids.append(_forked(folder, name, told, say))
+        if rng.random() < killed:
+            doomed.append((time.monotonic() + rng.uniform(0, _LATEST_KILL_S), pids[-1]))
+        doomed = _kill_due(doomed)
     os.close(say)
-    victims = rng.sample(pids, int(count * killed))
-    _kill(victims, rng)
+    while doomed := _kill_due(doomed):
+        time.sleep(0.001)
     text = b""
     while chunk := os.read(told, 65536):  # until the last one has ended
         text += chunk
@@ -70,11 +76,14 @@ def storm(folder: RuntimeFolder, name: str, count: int, killed: float, seed: int
     }
 
 
-def _kill(victims: list[int], rng: random.Random) -> None:
-    until_s = time.monotonic() + _LATEST_KILL_S
-    for pid in victims:
-        time.sleep(rng.uniform(0, max(0.0, until_s - time.monotonic()) / len(victims)))
-        os.kill(pid, signal.SIGKILL)  # not reaped yet: the number is still its own
+def _kill_due(doomed: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """SIGKILL those whose time has come; returns the others. None is reaped yet, so each number is
+    still its own."""
+    now_s = time.monotonic()
+    for due_s, pid in doomed:
+        if due_s <= now_s:
+            os.kill(pid, signal.SIGKILL)
+    return [(due_s, pid) for due_s, pid in doomed if due_s > now_s]
 
 
 def _forked(folder: RuntimeFolder, name: str, told: int, say: int) -> int:

@@ -6,17 +6,17 @@ from random import Random
 import numpy as np
 
 import weightd
-from weightd.demo.process import Child, DemoError
+from weightd.demo.process import Child, DemoError, wait_for_any
 from weightd.errors import WeightdError
 from weightd.stress.findings import Findings
-from weightd.stress.stage import Stage
+from weightd.stress.stage import Stage, status_of
 from weightd.stress.storm_parent import TENSOR, fill
 
 MODEL = "storm"
 _NBYTES = 2**20
 _STORM_S = 180.0
 _KILLED = 0.1
-_ROUNDS = 4  # of publishes while one blows
+_PUBLISH_S = 0.5  # so often while one blows
 
 
 class Storms:
@@ -28,22 +28,33 @@ class Storms:
         self._client = weightd.Client(stage.runtime.path, timeout_s=10)
         self._client.load(MODEL, self._weights(1))
         self._client.allow_rules(MODEL, f"uid:{uid}")
-        self._live = 1
+        self._blowing: threading.Thread | None = None
         self._parent: Child = stage.start("storm_parent", stage.runtime.path, MODEL)
 
     def blow(self, random: Random) -> None:
-        """One storm, and publishes of the model meanwhile."""
-        seed = random.getrandbits(32)
-        self._parent.send(count=self._count, killed=_KILLED, seed=seed)
-        publishes = threading.Thread(target=self._publish_some, name="storm publishes")
-        publishes.start()
-        try:
-            found = self._parent.receive(timeout_s=_STORM_S)
-        except DemoError as error:
-            self._findings.violated(f"a storm did not end: {error}")
+        """Begin one, unless one blows already; it goes on beside whatever comes next."""
+        if self._blowing is not None and self._blowing.is_alive():
             return
-        finally:
-            publishes.join()
+        seed = random.getrandbits(32)
+        self._blowing = threading.Thread(target=self._blow, args=(seed,), name="storm")
+        self._blowing.start()
+
+    def close(self) -> None:
+        """After the one that blows."""
+        if self._blowing is not None:
+            self._blowing.join()
+        self._parent.close()
+        self._client.close()
+
+    def _blow(self, seed: int) -> None:
+        try:
+            self._parent.send(count=self._count, killed=_KILLED, seed=seed)
+            while not wait_for_any([self._parent], timeout_s=_PUBLISH_S):
+                self._publish()
+            found = self._parent.receive(timeout_s=_STORM_S)
+        except (DemoError, WeightdError) as error:
+            self._findings.violated(f"a storm did not end well: {type(error).__name__}: {error}")
+            return
         self._findings.did("storm")
         self._findings.did("worker of a storm attached and detached", found["attached"])
         self._findings.did("worker of a storm killed", found["killed"])
@@ -54,19 +65,16 @@ class Storms:
         for fault in found["wrong"]:
             self._findings.violated(fault)
 
-    def close(self) -> None:
-        self._parent.close()
-        self._client.close()
-
-    def _publish_some(self) -> None:
-        """A version whose number nobody answered for is asked of the daemon: bytes go by number."""
-        for _ in range(_ROUNDS):
-            try:
-                self._live = self._client.status().models[MODEL].live
-                self._client.publish(MODEL, self._weights(self._live + 1))
-                self._findings.did("publish to a storm")
-            except WeightdError as error:
-                self._findings.met(error)
+    def _publish(self) -> None:
+        """The next version. Bytes go by number, so that what was asked for before must be over."""
+        status = status_of(self._client)
+        if any(staging.model == MODEL for staging in status.staging):
+            return
+        try:
+            self._client.publish(MODEL, self._weights(status.models[MODEL].live + 1))
+            self._findings.did("publish to a storm")
+        except WeightdError as error:
+            self._findings.met(error)
 
     @staticmethod
     def _weights(version: int) -> dict[str, np.ndarray]:
