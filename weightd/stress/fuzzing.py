@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 
+import weightd
 from weightd.demo.process import Child, wait_for_any
-from weightd.errors import WeightdError
+from weightd.errors import RefusedError, WeightdError
 from weightd.ipc.lease import Lease
 from weightd.stress.findings import Findings
 from weightd.stress.stage import Stage
@@ -17,6 +19,7 @@ _BATCH = 2000  # frames of one socket between two looks
 _BURST_S = 120.0
 _QUIET_ASKS = 400
 _CALM_S = 0.005
+_HONEST_S = 10.0
 
 
 class Fuzzing:
@@ -26,7 +29,7 @@ class Fuzzing:
         self._stage = stage
         self._findings = findings
         self._fuzzers = {name: stage.start("fuzzer", stage.runtime.path, name) for name in SOCKETS}
-        self.sent = 0
+        self._client = weightd.Client(stage.runtime.path, timeout_s=_HONEST_S)
 
     def burst(self, random: Random) -> None:
         """A few frames to one socket."""
@@ -62,24 +65,36 @@ class Fuzzing:
     def close(self) -> None:
         for fuzzer in self._fuzzers.values():
             fuzzer.close()
+        self._client.close()
 
     def _took(self, name: str, heard: dict[str, int]) -> None:
         self._findings.did(f"mutated frame to {name}", heard["sent"])
-        self.sent += heard["sent"]
 
     def _keep_asking(self, is_over: threading.Event) -> None:
         while not is_over.wait(_CALM_S):
             self._ask("with fuzz")
 
     def _ask(self, when: str) -> None:
-        """An honest peer: connect, and ask for its PID; then the control plane."""
+        """An honest peer asks for its PID: a new one on the attach plane, an old one on the control
+        plane. Being told that its user asks too often is an answer."""
         try:
-            started_s = time.perf_counter()
-            lease = Lease(self._stage.runtime, timeout_s=10)
-            lease.current_pid()
-            self._findings.took(
-                f"honest peer, attach plane, {when}", time.perf_counter() - started_s
-            )
-            lease.close()
+            with timed(self._findings, f"honest peer, attach plane, {when}"):
+                lease = Lease(self._stage.runtime, timeout_s=_HONEST_S)
+                try:
+                    lease.current_pid()
+                finally:
+                    lease.close()
+            with timed(self._findings, f"honest peer, control plane, {when}"):
+                self._client.current_pid()
+        except RefusedError as error:
+            self._findings.met(error)
         except WeightdError as error:
             self._findings.violated(f"an honest peer met {type(error).__name__}: {error}")
+
+
+@contextmanager
+def timed(findings: Findings, what: str) -> Iterator[None]:
+    """Write down how long what is done in here takes, if it succeeds."""
+    started_s = time.perf_counter()
+    yield
+    findings.took(what, time.perf_counter() - started_s)
