@@ -93,6 +93,8 @@ class Predictors:
     def _missing(self) -> list[str]:
         status = status_of(self._client)
         leases = {worker.pid: worker for worker in status.workers if worker.model == MODEL}
+        if MODEL not in status.models:
+            return [f"{MODEL} is not there any more"]
         live = status.models[MODEL].live
         return [
             f"{child.name}: {leases[child.pid].lag or 'switching'}"

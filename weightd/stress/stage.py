@@ -1,11 +1,13 @@
 """What a run stands on: a folder, a keeper with a daemon in it, and the children of the run. All of
 it is registered to be cleaned up in the moment in which it is made."""
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 
@@ -49,8 +51,27 @@ class Stage:
         )
         with signals.held():
             self.keeper = Child("keeper", kept_command(self.runtime, settings), self.folder)
-            stack.callback(self.keeper.stop, timeout_s=_STOP_S)
+            stack.callback(self._end)
         self.wait_until_serving(0.0)
+
+    def _end(self) -> None:
+        """Have keeper and daemon end; a daemon that does not, or stands still, is killed."""
+        with ExitStack() as stack:
+            daemons = []
+            for word in self._children_of_keeper().split():
+                with suppress(ProcessLookupError):
+                    daemons.append(os.pidfd_open(int(word)))
+                    stack.callback(os.close, daemons[-1])
+            self.keeper.stop(timeout_s=_STOP_S)
+            for pidfd in daemons:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def _children_of_keeper(self) -> str:
+        try:
+            return Path(f"/proc/{self.keeper.pid}/task/{self.keeper.pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
 
     def start(self, module: str, *arguments: object) -> Child:
         """`python -m weightd.stress.<module>`, gone when the run ends, or earlier."""
