@@ -27,6 +27,7 @@ KEEP = 3  # versions
 BUDGET_NBYTES = 256 * 2**20
 _START_S = 30.0
 _LAST_LINES = 40
+_STAGING = b" weightd.publisher: staging lenet version "
 _STOP_S = 5.0
 _POLL_S = 0.002
 _ASK_S = 2.0  # a request that a daemon took along is asked again
@@ -115,13 +116,14 @@ class Stage:
             return credentials(connection.sock)[0]
 
     def stagings(self) -> int:
-        """How many stagers were started so far, by what the daemons logged. For one thread."""
+        """How many stagers were started so far for the model that is predicted on, by what the
+        daemons logged. For one thread."""
         with (self.folder / "keeper.log").open("rb") as log:
             log.seek(self._read_to)
             new = log.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        self._stagings += whole.count(b" weightd.publisher: staging ")
+        self._stagings += whole.count(_STAGING)
         self._tracebacks += whole.count(b"Traceback")
         return self._stagings
 
