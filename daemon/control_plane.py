@@ -88,15 +88,17 @@ class ControlPlane:
         self._audit = audit
         self._requests = requests
         self._server = ControlServer(folder.control, folder.events, gid=gid, given=given)
-        self._fd = self._server.fileno()
-        loop.add(self._fd, lambda: None)  # edge-triggered: the turn below reads
+        self._fds = self._server.filenos()
+        for fd in self._fds:
+            loop.add(fd, lambda: None)  # edge-triggered: the turn below reads
         loop.before_sleep(self._turn)
 
     def emit(self, event: protocol.Event) -> None:
         self._server.publish(event.model, protocol.encode(event))
 
     def close(self) -> None:
-        self._loop.remove(self._fd)
+        for fd in self._fds:
+            self._loop.remove(fd)
         self._server.close()
 
     def _turn(self) -> bool:

@@ -76,11 +76,14 @@ class ControlServer:
         sock.bind(f"ipc://{path}")
         return sock
 
-    def fileno(self) -> int:
-        """Readable when has_input() is worth asking. It is edge-triggered: drain, then wait."""
-        return int(self._router.getsockopt(zmq.FD))
+    def filenos(self) -> tuple[int, int]:
+        """Readable when has_input() is worth asking. They are edge-triggered: drain, then wait."""
+        return int(self._router.getsockopt(zmq.FD)), int(self._publisher.getsockopt(zmq.FD))
 
     def has_input(self) -> bool:
+        """Whether a request waits. Who subscribed and who went is taken in: libzmq does it when it
+        is asked something, and keeps all of it until then."""
+        self._publisher.getsockopt(zmq.EVENTS)
         return bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def receive(self) -> Envelope | None:

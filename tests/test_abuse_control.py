@@ -3,6 +3,7 @@ version, garbage, silence, files that are none. The daemon lives and answers."""
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from tests.raw import TIMEOUT_S, control, daemon_unharmed, raw_admin
 from weightd.errors import BadRequestError, LimitError, from_wire
 from weightd.ipc import protocol
 from weightd.ipc.protocol import pack
+from weightd.stress.zmtp import GREETING, ready
 
 STATUS = protocol.encode(protocol.Status())
 SHUTDOWN = protocol.encode(protocol.Shutdown())
@@ -225,6 +227,24 @@ def test_two_hundred_raw_connections_stop_nobody(daemon: Daemon) -> None:
         assert daemon.client.status().pid == daemon.pid
         with weightd.Client(daemon.runtime_dir) as another:
             assert another.current_pid() == os.getpid()
+
+
+def private_nbytes(daemon: Daemon) -> int:
+    (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{daemon.pid}/status").read_text())
+    return int(line) * 1024
+
+
+def test_who_listened_to_events_and_went_takes_no_memory(daemon: Daemon) -> None:
+    before = private_nbytes(daemon)
+    for _ in range(600):
+        with stream(daemon.folder.events) as sock:
+            sock.sendall(GREETING + ready(b"SUB"))
+            received = 0
+            while received < len(GREETING + ready(b"PUB")):
+                received += len(sock.recv(4096))
+            sock.sendall(frames(b"\1" + os.urandom(60)))
+    daemon.client.status()
+    wait_until(lambda: private_nbytes(daemon) - before < 8 * 2**20)
 
 
 # --- files that are offered --------------------------------------------------------------

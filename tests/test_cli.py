@@ -22,7 +22,7 @@ COMMANDS = [
     "serve", "status", "top", "events", "upgrade", "exporter", "shutdown",
     "load", "publish", "update", "rollback", "verify", "cancel", "unload",
     "allow", "deny", "revoke", "ps", "predict", "eval", "inspect", "convert",
-    "doctor", "demo", "bench",
+    "doctor", "demo", "bench", "stress",
 ]  # fmt: skip
 
 

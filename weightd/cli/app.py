@@ -21,6 +21,7 @@ from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.serve import serve
+from weightd.cli.stress import stress
 from weightd.cli.top import top
 from weightd.cli.verify import verify
 from weightd.cli.workers import allow, deny, ps, revoke
@@ -37,7 +38,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
-    "This machine": (doctor, demo, bench),
+    "This machine": (doctor, demo, bench, stress),
 }
 for _panel, _functions in PANELS.items():
     for _function in _functions:

@@ -30,7 +30,7 @@ def images_and_labels() -> tuple[Array, Array]:
 def write_early_model(target: Path) -> None:
     """The graph of lenet5.onnx with the early weights."""
     model = onnx.load_model(LENET)
-    weights = _tensors(EARLY_WEIGHTS)
+    weights = tensors_of(EARLY_WEIGHTS)
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(weights.pop(tensor.name), tensor.name))
@@ -38,7 +38,8 @@ def write_early_model(target: Path) -> None:
     onnx.save_model(model, target)
 
 
-def _tensors(path: Path) -> dict[str, Array]:
+def tensors_of(path: Path) -> dict[str, Array]:
+    """All of a file's tensors, in private memory."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with open_source(fd, file_name=path.name) as source:

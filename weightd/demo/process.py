@@ -92,6 +92,10 @@ class Child:
             self._process.kill()
         self.close()
 
+    def kill(self) -> None:
+        """SIGKILL, unless it has ended; close() reaps it. From any thread."""
+        self._process.kill()
+
     def close(self) -> None:
         """SIGKILL, unless it has ended, and reap it."""
         self._process.kill()

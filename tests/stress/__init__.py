@@ -1,0 +1,1 @@
+"""`weightd stress`, and whether it would notice."""

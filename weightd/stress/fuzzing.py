@@ -1,0 +1,100 @@
+"""Every socket gets mutated frames, while an honest peer is served and its waits are measured."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+
+import weightd
+from weightd.demo.process import Child, wait_for_any
+from weightd.errors import RefusedError, WeightdError
+from weightd.ipc.lease import Lease
+from weightd.stress.findings import Findings
+from weightd.stress.stage import Stage
+
+SOCKETS = ("control", "events", "admin", "attach", "keeper")
+_BURST = 200
+_BATCH = 2000  # frames of one socket between two looks
+_BURST_S = 120.0
+_QUIET_ASKS = 400
+_CALM_S = 0.005
+_HONEST_S = 10.0
+
+
+class Fuzzing:
+    """Owns a fuzzer for each socket."""
+
+    def __init__(self, stage: Stage, findings: Findings) -> None:
+        self._stage = stage
+        self._findings = findings
+        self._fuzzers = {name: stage.start("fuzzer", stage.runtime.path, name) for name in SOCKETS}
+        self._client = weightd.Client(stage.runtime.path, timeout_s=_HONEST_S)
+
+    def burst(self, random: Random) -> None:
+        """A few frames to one socket."""
+        name = random.choice(SOCKETS)
+        self._fuzzers[name].send(frames=_BURST, seed=random.getrandbits(32))
+        self._took(name, self._fuzzers[name].receive(timeout_s=_BURST_S))
+
+    def all_of_them(self, frames: int, seed: int, has_time: Callable[[], bool]) -> None:
+        """So many frames, to all sockets at once, while honest peers ask."""
+        random = Random(seed)
+        for _ in range(_QUIET_ASKS):
+            self._ask("without fuzz")
+        is_over = threading.Event()
+        asking = threading.Thread(target=self._keep_asking, args=(is_over,), name="honest")
+        asking.start()
+        try:
+            busy: dict[str, Child] = {}
+            asked = 0
+            while has_time() and (asked < frames or busy):
+                for name in SOCKETS if asked < frames else ():
+                    if name not in busy:
+                        count = min(_BATCH, frames - asked)
+                        asked += count
+                        busy[name] = self._fuzzers[name]
+                        busy[name].send(frames=count, seed=random.getrandbits(32))
+                wait_for_any(busy.values(), timeout_s=0.2)
+                for name in [n for n, child in busy.items() if wait_for_any([child], timeout_s=0)]:
+                    self._took(name, busy.pop(name).receive(timeout_s=_BURST_S))
+        finally:
+            is_over.set()
+            asking.join()
+
+    def close(self) -> None:
+        for fuzzer in self._fuzzers.values():
+            fuzzer.close()
+        self._client.close()
+
+    def _took(self, name: str, heard: dict[str, int]) -> None:
+        self._findings.did(f"mutated frame to {name}", heard["sent"])
+
+    def _keep_asking(self, is_over: threading.Event) -> None:
+        while not is_over.wait(_CALM_S):
+            self._ask("with fuzz")
+
+    def _ask(self, when: str) -> None:
+        """An honest peer asks for its PID: a new one on the attach plane, an old one on the control
+        plane. Being told that its user asks too often is an answer."""
+        try:
+            with timed(self._findings, f"honest peer, attach plane, {when}"):
+                lease = Lease(self._stage.runtime, timeout_s=_HONEST_S)
+                try:
+                    lease.current_pid()
+                finally:
+                    lease.close()
+            with timed(self._findings, f"honest peer, control plane, {when}"):
+                self._client.current_pid()
+        except RefusedError as error:
+            self._findings.met(error)
+        except WeightdError as error:
+            self._findings.violated(f"an honest peer met {type(error).__name__}: {error}")
+
+
+@contextmanager
+def timed(findings: Findings, what: str) -> Iterator[None]:
+    """Write down how long what is done in here takes, if it succeeds."""
+    started_s = time.perf_counter()
+    yield
+    findings.took(what, time.perf_counter() - started_s)

@@ -1,0 +1,151 @@
+"""The daemon is killed and stopped: how long nobody answers, and what its successor knows."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+from weightd.stress.findings import Findings
+from weightd.stress.publishing import Publishing
+from weightd.stress.stage import Stage
+
+AGAIN = "serving again"
+BEYOND = "serving again, beyond interpreter start"
+INTERPRETER = "interpreter start"
+_WELL_S = 1.05  # a daemon that lived longer is started again at once
+_MEASURED_EVERY = 10
+_QUIET = 0.25  # of all kills
+_MEMORY = re.compile(r"memfd:(weightd:\S+)")
+
+
+class Outages:
+    """publishing: what is checked after each; None where nothing is published."""
+
+    def __init__(self, stage: Stage, findings: Findings, publishing: Publishing | None) -> None:
+        self._stage = stage
+        self._findings = findings
+        self._publishing = publishing
+        self._pid = stage.wait_until_serving(0)
+        self._since_s = time.monotonic()
+        self.kills = 0
+
+    def kill(self, random: Random) -> None:
+        """SIGKILL at a random moment, whatever goes on. The successor must have the same memory,
+        the same versions, and must have read nothing again."""
+        self.check_unharmed("between two steps")
+        time.sleep(max(0.0, self._since_s + _WELL_S - time.monotonic()) + random.uniform(0, 0.3))
+        with ExitStack() as quiet:
+            if self._publishing is not None and random.random() < _QUIET:
+                quiet.enter_context(self._publishing.paused())
+                self._findings.did("kill daemon while nothing is published")
+                self._kill(is_quiet=True)
+            else:
+                self._kill(is_quiet=False)
+
+    def _kill(self, *, is_quiet: bool) -> None:
+        memory = self._memory()
+        stagings, requests = self._stage.stagings(), self._requests()
+        started_s = time.monotonic()
+        os.kill(self._pid, signal.SIGKILL)
+        self._pid = self._stage.wait_until_serving(self._pid)
+        took_s = time.monotonic() - started_s
+        self._since_s = time.monotonic()
+        self.kills += 1
+        self._findings.did("kill daemon")
+        self._findings.took(AGAIN, took_s)
+        if self.kills % _MEASURED_EVERY == 1:
+            self._findings.took(INTERPRETER, interpreter_start_s())
+        self._check(memory, stagings, requests, is_quiet=is_quiet)
+
+    def kill_at_once(self, random: Random) -> None:
+        """SIGKILL while it starts. The keeper waits a moment longer each time, so no time is
+        measured."""
+        self.check_unharmed("between two steps")
+        for _ in range(2):
+            os.kill(self._pid, signal.SIGKILL)
+            time.sleep(random.uniform(0.0, 0.3))
+            self._pid = self._stage.wait_until_serving(self._pid)
+            self._findings.did("kill daemon that has just begun")
+        self._since_s = time.monotonic()
+        self._check({}, self._stage.stagings(), self._requests(), is_quiet=False)
+
+    def stop(self, random: Random) -> None:
+        """SIGSTOP for a while: nobody is answered, nothing is lost."""
+        self.check_unharmed("between two steps")
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            time.sleep(random.uniform(0.01, 0.4))
+        finally:
+            os.kill(self._pid, signal.SIGCONT)
+        self._findings.did("stop daemon")
+
+    def check_unharmed(self, since: str) -> None:
+        """The daemon did not end by itself meanwhile."""
+        pid = self._stage.wait_until_serving(0)
+        if pid != self._pid:
+            self._findings.violated(f"the daemon ended by itself: {since}")
+            self._findings.note(self._stage.last_words())
+            self._pid, self._since_s = pid, time.monotonic()
+
+    def _requests(self) -> int:
+        return self._publishing.requests if self._publishing else 0
+
+    def _check(
+        self, memory: dict[str, set[int]], stagings: int, requests: int, *, is_quiet: bool
+    ) -> None:
+        """is_quiet: nothing was asked for meanwhile, and nothing is under way."""
+        with ExitStack() as stack:
+            if self._publishing is not None:
+                if not is_quiet:
+                    stack.enter_context(self._publishing.paused())
+                self._publishing.check()
+            read = self._stage.stagings() - stagings
+            asked = self._requests() - requests
+        self._findings.did("version kept over a kill", self._kept(memory))
+        # One may have been asked for before, and begun after we looked.
+        if read > asked + (not is_quiet):
+            self._findings.violated(
+                f"weights read again: {read} stagings where {asked} were asked for"
+            )
+
+    def _memory(self) -> dict[str, set[int]]:
+        """The keeper's segments: which memory each version lies in."""
+        found: dict[str, set[int]] = {}
+        folder = Path(f"/proc/{self._stage.keeper.pid}/fd")
+        for path in folder.iterdir():
+            try:
+                name = _MEMORY.search(os.readlink(path))
+                if name:
+                    found.setdefault(name[1], set()).add(path.stat().st_ino)
+            except FileNotFoundError:
+                continue
+        return found
+
+    def _kept(self, before: dict[str, set[int]]) -> int:
+        """How many versions lie where they lay; one that lies elsewhere is a violation."""
+        now = self._memory()
+        for name in before.keys() & now.keys():
+            if before[name] != now[name]:
+                self._findings.violated(f"weights read again: {name} lies in other memory now")
+        return len(before.keys() & now.keys())
+
+
+def beyond_interpreter(findings: Findings) -> None:
+    """Write down how long it was beyond what any Python needs, by the median of that."""
+    bare = sorted(findings.times_s.get(INTERPRETER, []))
+    if bare:
+        median_s = bare[len(bare) // 2]
+        for took_s in findings.times_s[AGAIN]:
+            findings.took(BEYOND, max(0.0, took_s - median_s))
+
+
+def interpreter_start_s() -> float:
+    """How long a Python takes that does nothing, started as the daemon is."""
+    started_s = time.monotonic()
+    subprocess.run([sys.executable, "-P", "-c", "pass"], check=True)
+    return time.monotonic() - started_s

@@ -1,0 +1,98 @@
+"""The daemon under want: no memory, no descriptors. What it refuses, it refuses by name."""
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+
+import numpy as np
+
+import weightd
+from weightd.errors import BrokenPeerError, InsufficientMemoryError, RefusedError, WeightdError
+from weightd.ipc.lease import Lease
+from weightd.stress.findings import Findings
+from weightd.stress.stage import BUDGET_NBYTES, Stage
+
+_SPARE = 3  # descriptors
+_ATTACHES = 12
+_ASK_S = 10.0
+_BACK_S = 20.0
+
+
+class Want:
+    """Takes from the daemon what it needs, and gives it back."""
+
+    def __init__(self, stage: Stage, findings: Findings) -> None:
+        self._stage = stage
+        self._findings = findings
+        self._client = weightd.Client(stage.runtime.path, timeout_s=_ASK_S)
+
+    def of_memory(self, _: Random) -> None:
+        """A load over the budget is refused, and says so."""
+        self._findings.did("load over the budget")
+        error = self._refusal(self._load_too_much)
+        if isinstance(error, RefusedError) and not isinstance(error, InsufficientMemoryError):
+            self._findings.violated(f"over the budget: {type(error).__name__}: {error}")
+
+    def of_descriptors(self, random: Random) -> None:
+        """With a few descriptors left workers come, and a file is offered; and when there are more
+        again all goes on."""
+        self._findings.did("descriptors exhausted")
+        pid = self._stage.daemon_pid()
+        try:
+            used = len(os.listdir(f"/proc/{pid}/fd"))
+            with few_descriptors(pid, used + random.randint(0, _SPARE)):
+                for _number in range(_ATTACHES):
+                    self._refusal(self._visit)
+                self._refusal(lambda: self._client.load("little", _little(), dry_run=True))
+        except ProcessLookupError:  # killed meanwhile
+            return
+        deadline_s = time.monotonic() + _BACK_S
+        while self._refusal(self._visit) is not None:
+            if time.monotonic() > deadline_s:
+                self._findings.violated("the daemon has descriptors again and serves nobody")
+                return
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _load_too_much(self) -> None:
+        self._client.load("large", {"w": np.zeros(BUDGET_NBYTES + 4096, np.uint8)})
+        self._findings.violated("a load over the budget was not refused")
+        self._client.unload("large")
+
+    def _visit(self) -> None:
+        lease = Lease(self._stage.runtime, timeout_s=_ASK_S)
+        try:
+            lease.current_pid()
+        finally:
+            lease.close()
+
+    def _refusal(self, act: Callable[[], object]) -> WeightdError | None:
+        """How the daemon refused it, None if it did not; an error of another kind is a bug."""
+        try:
+            act()
+        except (RefusedError, BrokenPeerError) as error:
+            self._findings.met(error)
+            return error
+        except (OSError, RuntimeError, ValueError) as error:
+            self._findings.violated(f"refused without a name: {type(error).__name__}: {error}")
+        return None
+
+
+@contextmanager
+def few_descriptors(pid: int, count: int) -> Iterator[None]:
+    """The process may open no descriptor from number `count` on while this lasts."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def _little() -> dict[str, np.ndarray]:
+    return {"w": np.zeros(16, np.uint8)}
