@@ -79,6 +79,7 @@ def test_what_has_changed_in_the_file_is_applied_to_a_running_daemon() -> None:
         assert "attach_public has changed, which counts after a restart" in said
         assert "mine was loaded by a client" in said
         assert config.versions() == {"one": [(2, "LIVE")], "mine": [(1, "LIVE")]}
+        assert "freed one version 1" in kept.log()
         assert kept.client.status().budget_nbytes == 2**30
         assert kept.pid == pid
 
