@@ -21,6 +21,7 @@ class Mappings:
         self._bell = bell
         self._gone: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self._count: Counter[int] = Counter()
+        self._uids: dict[int, int] = {}  # of each number that is mapped
         self._epoch = 0
 
     def map(self, grant: Grant) -> MappedVersion:
@@ -33,6 +34,7 @@ class Mappings:
 
         mapped = MappedVersion.of_grant(grant, when_unmapped)
         self._count[mapped.number] += 1
+        self._uids[mapped.number] = grant.uid
         return mapped
 
     @property
@@ -53,11 +55,17 @@ class Mappings:
                     del self._count[number]
                     yield number
 
-    def held(self, first: int) -> tuple[int, ...]:
-        """The numbers of what is mapped, this one before the others."""
-        return (first, *(number for number in sorted(self._count) if number != first))
+    def held(self, running: MappedVersion, incarnation: str) -> tuple[int, ...]:
+        """The uids of what is mapped, that of this version before the others; () if it is not of
+        this incarnation: nobody there knows it."""
+        of, first = running.name
+        if of != incarnation:
+            return ()
+        uids = {self._uids[number] for number in self._count}
+        return (first, *sorted(uids - {first}))
 
     def forget(self) -> None:
         """What is mapped now is of another incarnation, and nobody is to hear of it."""
         self._epoch += 1
         self._count.clear()
+        self._uids.clear()

@@ -15,11 +15,15 @@ from weightd.weights.manifest import Blob, Manifest, TensorEntry, read_manifest
 
 
 class MappedVersion:
-    """One version's manifest and memory. data: its segments, in the manifest's order."""
+    """One version's manifest and memory. data: its segments, in the manifest's order. name: the
+    daemon's incarnation and the version's uid in it, which name it for ever, unlike its number."""
 
-    def __init__(self, manifest: Manifest, data: Sequence[memoryview]) -> None:
+    def __init__(
+        self, manifest: Manifest, data: Sequence[memoryview], name: tuple[str, int] = ("", 0)
+    ) -> None:
         self.manifest = manifest
         self._data = data
+        self.name = name
 
     @classmethod
     def of_grant(cls, grant: Grant, when_unmapped: Callable[[int], object]) -> Self:
@@ -27,7 +31,8 @@ class MappedVersion:
         with the version's number once nothing maps it any more."""
         try:
             data = [segment.data for segment in grant.segments]
-            version = cls(_checked(read_manifest(data[0]), grant), data)
+            name = (grant.incarnation, grant.uid)
+            version = cls(_checked(read_manifest(data[0]), grant), data, name)
             countdown = _Countdown(len(grant.segments), grant.version, when_unmapped)
             for segment in grant.segments:
                 segment.when_unmapped(countdown)

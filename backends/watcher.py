@@ -119,7 +119,8 @@ class Watcher:
         poller.register(self._bell, select.POLLIN)
         poller.register(self._lease, select.POLLIN)
         try:
-            self._tell_engine()
+            with self._turning:
+                self._turn()  # what came with an answer lies in the lease, and wakes nobody
             while not (self._follower.is_closing and self._mappings.is_empty):
                 poller.poll()
                 with self._turning:
@@ -229,7 +230,7 @@ class Watcher:
                         told = str(error)
                         log.warning("the daemon is back and does not let this process in: %s", told)
                         self._follower.connected(False, told)
-                except WeightdError:  # there is none yet
+                except (WeightdError, OSError):  # there is none yet, or no descriptor for it
                     self._follower.connected(False)
                 else:
                     return True
@@ -241,7 +242,7 @@ class Watcher:
             raise ClosedError("this attachment was closed")
         lease = Lease(self._lease.folder, timeout_s=self._lease.timeout_s)
         try:
-            held = self._mappings.held(running.number)
+            held = self._mappings.held(running, self._incarnation)
             answer = lease.attach_again(self._lease, self._incarnation, held)
             if isinstance(answer, int):
                 self._begin(lease, self._incarnation)

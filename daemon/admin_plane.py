@@ -7,7 +7,8 @@ then cancelled: whoever asked is gone.
 
 import os
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -154,6 +155,16 @@ class AdminPlane:
                 self._when_withdrawn(ticket)
 
 
+def _check_kinds(fds: Sequence[int]) -> None:
+    """They may be kept for as long as a version: no sockets, and a folder is a folder."""
+    try:
+        modes = [os.fstat(fd).st_mode for fd in fds]
+    except OSError as error:
+        raise BadRequestError(f"what is offered cannot be looked at: {error.strerror}") from error
+    if stat.S_ISSOCK(modes[0]) or not all(map(stat.S_ISDIR, modes[1:])):
+        raise BadRequestError("an offer brings a file, and perhaps the folder that it lies in")
+
+
 def _keep(visitor: _Visitor, received: Received) -> int:
     offer = protocol.decode(received.raw, protocol.Offer)
     wanted = 2 if offer.has_folder else 1
@@ -161,6 +172,7 @@ def _keep(visitor: _Visitor, received: Received) -> int:
         raise BadRequestError(f"an offer brings {wanted} descriptors, this one {len(received.fds)}")
     if len(visitor.tickets) >= _OFFERS_PER_CONNECTION:
         raise LimitError(f"a connection offers at most {_OFFERS_PER_CONNECTION} files")
+    _check_kinds(received.fds)
     if received.sender_pidfd is not None:
         os.close(received.sender_pidfd)
     ticket = int.from_bytes(os.urandom(8))

@@ -145,7 +145,11 @@ def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
             continue
         adopted.versions[version.uid] = filled
         model.versions[version.number] = Version(
-            version.uid, version.number, VersionState[version.state], once=version.once
+            version.uid,
+            version.number,
+            VersionState[version.state],
+            once=version.once,
+            damage=version.damage,
         )
         if (source := _source(version, shelf, adopted)) is not None:
             adopted.sources[version.uid] = source

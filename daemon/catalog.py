@@ -223,18 +223,19 @@ class Catalog:
 
     def resume(self, lease_id: int, held: Sequence[int]) -> list[int]:
         """This lease is of a worker that has mapped versions already, and predicts on the first one
-        of `held`. Returns those that it holds now; none: it must begin anew."""
+        of `held`, which are uids. Returns the numbers of those that it holds now; none: it must
+        begin anew."""
         lease = self.leases[lease_id]
-        versions = lease.model.versions
-        known = [number for number in held if number in versions]
-        if not known or known[0] != held[0]:
+        by_uid = {version.uid: version for version in lease.model.versions.values()}
+        known = [by_uid[uid] for uid in held if uid in by_uid]
+        if not known or known[0].uid != held[0]:
             return []
         lease.model.live.leases.discard(lease_id)
-        for number in known:
-            versions[number].leases.add(lease_id)
-        lease.version = known[0]
+        for version in known:
+            version.leases.add(lease_id)
+        lease.version = known[0].number
         lease.lag = "" if lease.version == lease.model.live.number else "notified"
-        return known
+        return [version.number for version in known]
 
     # --- who may attach ------------------------------------------------------------------
 

@@ -39,7 +39,9 @@ class House(Protocol):
 
     def stop(self, reason: str) -> None: ...
 
-    def restart(self, reason: str) -> None: ...
+    def restart(
+        self, reason: str, answer: Callable[[protocol.Done | WeightdError], None]
+    ) -> None: ...
 
     def check_state_room(self) -> None: ...
 
@@ -213,7 +215,9 @@ class ControlPlane:
             case protocol.Status():
                 return self._house.status()
             case protocol.Upgrade():
-                self._house.restart(f"process {envelope.pid} asked for an upgrade")
+                why = f"process {envelope.pid} asked for an upgrade"
+                self._house.restart(why, self._answer_to(envelope))
+                return None  # the answer comes when it is sure that somebody keeps the weights
             case protocol.Counters():
                 return protocol.Tally(self._counts())
             case protocol.Shutdown():

@@ -24,8 +24,16 @@ def mark(catalog: Catalog, uid: int, text: str) -> list[int]:
     for _, version in held(catalog):
         if version.uid == uid:
             version.damage = text
+            catalog.revision += 1
             return sorted(catalog.leases[lease].pid for lease in version.leases)
     return []
+
+
+def distrust_marked(catalog: Catalog, vault: Vault) -> None:
+    """After an adoption: where in a marked version the wrong bytes are is not known any more."""
+    for _, version in held(catalog):
+        for index in range(len(vault.get(version.uid).segments) if version.damage else 0):
+            vault.distrust(version.uid, index)
 
 
 def is_damaged(catalog: Catalog, vault: Vault, name: str) -> bool:

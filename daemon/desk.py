@@ -196,7 +196,11 @@ class Desk:
         filled = self._vault.get(version.uid)
         name = self._catalog.leases[lease].model.name
         granted = protocol.Granted(
-            name, version.number, self._house.incarnation, filled.manifest.segments
+            name,
+            version.number,
+            self._house.incarnation,
+            filled.manifest.segments,
+            version.uid,
         )
         return granted, (filled.segments[0].fileno(),)
 

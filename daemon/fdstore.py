@@ -25,7 +25,7 @@ class FdStore:
     """Knows the names of what is stored. Descriptors that are parked stay the caller's.
 
     kind: 'systemd', 'keeper', or '' where there is none: then nothing outlives this process, and
-    everything here does nothing.
+    everything here does nothing. fault: why the last thing that was sent did not arrive, or ''.
     """
 
     def __init__(self, loop: Loop, given: Given, manager: Manager) -> None:
@@ -33,6 +33,7 @@ class FdStore:
         self._manager = manager
         self._room = given.room
         self.kind = "" if not given.room else "keeper" if given.is_keeper else "systemd"
+        self.fault = ""
         self._names = {name for name, _ in given.stored}
         self._inventory = Inventory(loop, given.unit) if self.kind == "systemd" else None
 
@@ -59,7 +60,8 @@ class FdStore:
                 self._manager.store(name, fd)
                 self._names.add(name)
                 sent.append(name)
-        except StoreError:
+        except StoreError as error:
+            self.fault = str(error)
             self.drop(sent)
             raise
 
@@ -69,10 +71,15 @@ class FdStore:
         if not self.kind:
             when_settled(None)
             return
+
+        def told(error: StoreError | None) -> None:
+            self.fault = str(error) if error is not None else ""
+            when_settled(error)
+
         try:
-            _Barrier(self._loop, self._manager.barrier(), self._after(names, when_settled))
+            _Barrier(self._loop, self._manager.barrier(), self._after(names, told))
         except (StoreError, OSError) as error:
-            when_settled(StoreError(str(error)))
+            told(StoreError(str(error)))
 
     def drop(self, names: Sequence[str]) -> None:
         """Have these given up."""

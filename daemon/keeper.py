@@ -36,11 +36,6 @@ def say(text: str) -> None:
         os.write(2, f"weightd.keeper: {text}\n".encode())
 
 
-def unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
 class Keeper:
     """Owns what is stored, the notification socket and the daemon's process."""
 
@@ -55,7 +50,12 @@ class Keeper:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         os.fchmod(self._notify.fileno(), 0o600)
-        unlink(path)  # of a keeper that was killed
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            if not probe.connect_ex(path):
+                say("another keeper serves this folder already")
+                sys.exit(_USER_MISTAKE)
+        if os.path.lexists(path):  # of a keeper that was killed
+            os.unlink(path)
         self._notify.bind(path)
         self._wake, self._wakes = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -68,8 +68,7 @@ class Keeper:
             signal.signal(number, lambda *_: None)  # the wake-up tells which
         self._pid = 0  # of the daemon; 0 while there is none
         self._was_ready = self._is_ready = self._is_ending = False
-        self._began_s = self._delay_s = 0.0
-        self._due_s = 0.0  # when to start the daemon, or take it for hung
+        self._began_s = self._delay_s = self._due_s = 0.0  # due: to start it, or take it for hung
         self._status: int | None = None  # ours, once it is known
 
     def run(self) -> int:
@@ -191,7 +190,8 @@ def _become(argv: list[str], environ: dict[str, str], fds: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    kept = Keeper(sys.argv[1], float(sys.argv[2]), sys.argv[3:])
     try:
-        sys.exit(Keeper(sys.argv[1], float(sys.argv[2]), sys.argv[3:]).run())
+        sys.exit(kept.run())
     finally:
-        unlink(sys.argv[1])  # the rest goes with the process
+        os.unlink(sys.argv[1])  # the rest goes with the process

@@ -17,7 +17,7 @@ from weightd.daemon.catalog import Catalog
 from weightd.daemon.check import SCRUBBER, Check, Subject, described
 from weightd.daemon.damage import held, mark
 from weightd.daemon.loop import Loop, Timer
-from weightd.daemon.model import Version
+from weightd.daemon.model import Action, Version
 from weightd.daemon.settings import Settings
 from weightd.daemon.vault import Vault
 from weightd.errors import BusyError, CancelledError, VerifyError, WeightdError
@@ -42,6 +42,9 @@ class Host(Protocol):
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         """Tell what happened."""
+
+    def perform(self, actions: list[Action]) -> None:
+        """Carry out what was decided, and write down what has changed."""
 
 
 class _Request(msgspec.Struct, eq=False):
@@ -224,6 +227,7 @@ class Scrubbing:
         self._vault.distrust(subject.uid, flaw.segment)
         others = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
         pids = mark(self._catalog, subject.uid, subject.damage + others)
+        self._host.perform([])  # a successor must know
         log.error(
             "%s version %d is damaged in memory: %s. Workers that map it: %s. They go on; publish "
             "its weights again, which shares nothing with it, or unload it",

@@ -182,9 +182,9 @@ class Server:
         a signal handler."""
         self._loop.call_soon(partial(self._drain, reason))
 
-    def restart(self, reason: str) -> None:
+    def restart(self, reason: str, answer: Callable[[protocol.Done | WeightdError], None]) -> None:
         """End, to be started again by the service manager, by another weightd perhaps: what is in
-        the fd store is the next one's. StoreError when nobody would."""
+        the fd store is the next one's. Refused with StoreError when nobody would."""
         if not self._store.kind:
             raise StoreError(
                 "nothing would keep the weights while the daemon is replaced: it runs neither under"
@@ -192,6 +192,18 @@ class Server:
             )
         if not self._publisher.is_idle:
             raise BusyError("a model is being staged; wait for it, or stop it (`weightd cancel`)")
+        self._store.settle([], partial(self._restart, reason, answer))
+
+    def _restart(
+        self,
+        reason: str,
+        answer: Callable[[protocol.Done | WeightdError], None],
+        error: StoreError | None,
+    ) -> None:
+        if error is not None:  # who kept the weights is gone
+            answer(error)
+            return
+        answer(protocol.Done())
         self.is_to_be_restarted = True
         self.stop(reason)
 
@@ -331,7 +343,9 @@ class Server:
         policies = [self._catalog.rules_of(m) for m in self._catalog.models.values()]
         policies += self._catalog.settled.values()
         allowing = [rule for policy in policies for rule in policy.allow]
-        return self.notes_on(tuple(dict.fromkeys(allowing)))
+        notes = self.notes_on(tuple(dict.fromkeys(allowing)))
+        fault = self._store.fault
+        return (f"the fd store may be gone: {fault}", *notes) if fault else notes
 
     def status(self) -> protocol.DaemonStatus:
         leases = self._catalog.leases.values()

@@ -35,6 +35,7 @@ class KeptVersion(_Part, frozen=True):
     source: str = ""
     source_name: str = ""
     once: int = 0
+    damage: str = ""
 
 
 class KeptGrant(_Part, frozen=True):
@@ -124,6 +125,7 @@ def _version(version: Version, model: Model, vault: Vault, sources: Sources) -> 
         source=source.key if source else "",
         source_name=source.name if source else "",
         once=version.once,
+        damage=version.damage,
     )
 
 

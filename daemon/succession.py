@@ -11,6 +11,7 @@ import time
 
 from weightd.daemon.adoption import STATE, Adopted, Stored, adopt
 from weightd.daemon.counters import Counters
+from weightd.daemon.damage import distrust_marked
 from weightd.daemon.estate import Estate
 from weightd.daemon.state import captured, encode
 from weightd.errors import LimitError
@@ -80,6 +81,7 @@ class Succession:
         estate.catalog.adopt(adopted.models, adopted.last_uid)
         for uid, filled in adopted.versions.items():
             estate.vault.put(uid, filled)
+        distrust_marked(estate.catalog, estate.vault)
         for uid, offered in adopted.sources.items():
             estate.sources.keep(uid, offered)
         for process in adopted.processes:

@@ -17,14 +17,15 @@ PROTOCOL_VERSION = 1
 class Attach(Message, frozen=True):
     """Let me map a model; none named: the one that the handle is for.
 
-    held: what a worker that had a lease of this incarnation has mapped, the version that it
-    predicts on first; it gets Resumed instead of a version, if the daemon knows them."""
+    held: what a worker that had a lease of this incarnation has mapped, by the uids that came with
+    Granted, the version that it predicts on first; it gets Resumed instead of a version, if the
+    daemon knows them: a number alone comes again when a model is unloaded and loaded."""
 
     model: ModelName | None
     handle: Uint64 | None = None
     protocol: int = PROTOCOL_VERSION
     incarnation: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    held: Annotated[tuple[VersionNumber, ...], msgspec.Meta(max_length=256)] = ()
+    held: Annotated[tuple[Uint64, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class Pull(Message, frozen=True):
@@ -83,6 +84,7 @@ class Granted(Message, frozen=True):
     version: VersionNumber
     incarnation: str
     segments: tuple[int, ...]
+    uid: Uint64 = 0
 
 
 class Resumed(Message, frozen=True):

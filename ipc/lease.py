@@ -26,12 +26,14 @@ Reply = TypeVar("Reply", bound=protocol.Message)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A version that the daemon let this process map. Whoever has it closes the segments."""
+    """A version that the daemon let this process map. Whoever has it closes the segments. uid:
+    names the version within the incarnation, for ever."""
 
     model: str
     version: int
     incarnation: str
     segments: tuple[Segment, ...]
+    uid: int = 0
 
     def close(self) -> None:
         for segment in self.segments:
@@ -137,7 +139,9 @@ class Lease:
                 self._give_back(granted.version, str(error))
             raise
         self._held.add(granted.version)
-        return Grant(granted.model, granted.version, granted.incarnation, tuple(segments))
+        return Grant(
+            granted.model, granted.version, granted.incarnation, tuple(segments), granted.uid
+        )
 
     def _give_back(self, version: int, why: str) -> None:
         """A version that could not be mapped is not held for us."""

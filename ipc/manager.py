@@ -19,6 +19,7 @@ import msgspec
 from weightd.errors import StoreError
 
 KEEPER = "weightd-keeper"  # what a keeper calls itself in $WEIGHTD_STORE
+STORED_AS = ("state", "segment.", "file.", "folder.")  # how names in the fd store begin
 _FIRST_FD = 3
 _SEND_S = 2.0
 _VARIABLES = (
@@ -58,12 +59,13 @@ class Given(msgspec.Struct, frozen=True):
         stored: list[tuple[str, int]] = []
         for name, fd in _passed(found):
             os.set_inheritable(fd, False)
-            if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                sock = socket.socket(fileno=fd)
-                address = sock.getsockname()  # of another family than Unix: not for us
-                sockets[address if isinstance(address, str) else repr(address)] = sock
-            else:
+            # By its name: a client's file, which is stored too, may be a socket with any address.
+            if name.startswith(STORED_AS) or not _is_socket(fd):
                 stored.append((name, fd))
+                continue
+            sock = socket.socket(fileno=fd)
+            address = sock.getsockname()  # of another family than Unix: not for us
+            sockets[address if isinstance(address, str) else repr(address)] = sock
         usec = _number(found["WATCHDOG_USEC"]) if _is_ours(found["WATCHDOG_PID"]) else 0
         return cls(
             found["NOTIFY_SOCKET"],
@@ -87,6 +89,13 @@ def _passed(found: MutableMapping[str, str]) -> list[tuple[str, int]]:
     names = found["LISTEN_FDNAMES"].split(":")
     names += [""] * (count - len(names))
     return list(zip(names, range(_FIRST_FD, _FIRST_FD + count), strict=False))
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:  # of a file system that is gone
+        return False
 
 
 def _is_ours(pid: str) -> bool:

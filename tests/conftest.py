@@ -17,7 +17,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # numpy's threads spin as they start, in each process; no test is about them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from tests.daemons import Daemon, Worker, running_daemon, running_worker
+from tests.daemons import (
+    EARLY,
+    Daemon,
+    Kept,
+    Worker,
+    kept_daemon,
+    running_daemon,
+    running_worker,
+)
 from tests.helpers import children, open_descriptors, wait_until
 
 # A shell that starts pytest in the background has it ignore Ctrl-C, and so all that it starts.
@@ -96,3 +104,12 @@ def worker(lenet: Daemon) -> Iterator[Worker]:
 def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process shares lies in a folder of the test's, where no daemon answers."""
     monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """A kept daemon with the real LeNet-5 as `lenet`, versions 1 (held) and 2 (live)."""
+    with kept_daemon() as daemon:
+        daemon.load_lenet()
+        daemon.client.publish("lenet", EARLY)
+        yield daemon

@@ -12,7 +12,7 @@ from xxhash import xxh3_128_digest
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.loop import Loop
-from weightd.daemon.model import Free
+from weightd.daemon.model import Action, Free
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings
 from weightd.daemon.staging import Filled
@@ -90,6 +90,9 @@ class House:
         self.answers: list[protocol.Verified | WeightdError] = []
         self.progress: list[protocol.Progress] = []
         self.scrubbing = Scrubbing(self.loop, self.catalog, self.vault, settings, self)
+
+    def perform(self, actions: list[Action]) -> None:
+        assert not actions
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
         self.events.append((what, model, version, text))

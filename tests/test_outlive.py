@@ -16,23 +16,11 @@ from tests.daemons import EARLY, FINAL, LENET, WORKERS, Kept, Worker, kept_daemo
 from tests.helpers import wait_until
 from weightd.errors import (
     BrokenPeerError,
-    BusyError,
     LimitError,
-    NotAllowedError,
-    StoreError,
     UnknownModelError,
 )
 
 DYING = ("-P", str(WORKERS / "dying_daemon.py"))
-
-
-@pytest.fixture
-def kept() -> Iterator[Kept]:
-    """A kept daemon with the real LeNet-5 as `lenet`, versions 1 (held) and 2 (live)."""
-    with kept_daemon() as daemon:
-        daemon.load_lenet()
-        daemon.client.publish("lenet", EARLY)
-        yield daemon
 
 
 def attached(daemon: Kept, worker: Worker) -> None:
@@ -268,79 +256,3 @@ def test_a_state_that_is_nearly_full_refuses_more_and_ends_nobody() -> None:
         kept.client.publish("lenet", FINAL)
         kept.kill()
         assert kept.versions() == [(1, "HELD"), (2, "LIVE")]
-
-
-# --- replaced, stopped -------------------------------------------------------------------
-
-
-def test_an_upgrade_reads_nothing_again_and_loses_nobody(kept: Kept) -> None:
-    with running_worker(kept) as worker:
-        attached(kept, worker)
-        before = kept.client.status()
-        kept.client.upgrade()
-        after = kept.client.status()
-        assert (after.pid != before.pid, after.models.keys()) == (True, before.models.keys())
-        wait_until(lambda: len(kept.client.status().workers) == 1)
-        assert stagings(kept) == 2
-        assert kept.process.poll() is None
-
-
-def test_an_upgrade_without_anybody_who_keeps_the_weights_is_refused(lenet: Any) -> None:
-    with pytest.raises(StoreError, match="serve --keep"):
-        lenet.client.upgrade()
-    assert lenet.process.poll() is None
-
-
-def test_an_upgrade_waits_for_nobodys_staging(kept: Kept) -> None:
-    refused: list[object] = []
-
-    def meanwhile(_: object) -> None:
-        if not refused:
-            with weightd.Client(kept.runtime_dir) as other, pytest.raises(BusyError) as error:
-                other.upgrade()
-            refused.append(error)
-
-    kept.client.publish("lenet", FINAL, on_progress=meanwhile)
-    assert len(refused) == 1
-
-
-def test_a_shutdown_ends_the_keeper_too_and_the_workers_go_on(kept: Kept) -> None:
-    with running_worker(kept) as worker:
-        attached(kept, worker)
-        answer = digest(worker)
-        kept.client.shutdown()
-        assert kept.process.wait(20) == 0
-        assert digest(worker) == answer
-        assert list(kept.runtime_dir.iterdir()) == [kept.runtime_dir / "daemon.lock"]
-
-
-def test_a_worker_of_a_daemon_that_lost_everything_begins_anew(kept: Kept, tmp_path: Path) -> None:
-    """The keeper is killed with its daemon; another one knows nothing of the worker's versions."""
-    with running_worker(kept) as worker:
-        attached(kept, worker)
-        daemon = kept.pid
-        os.kill(kept.process.pid, signal.SIGKILL)
-        os.kill(daemon, signal.SIGKILL)
-        kept.process.wait(20)
-        wait_until(lambda: not worker.ask("state", model="lenet")["connected"])
-        again = Kept(weightd_settings(), kept.folder, tmp_path / "log")
-        try:
-            again.load_lenet()
-            wait_until(lambda: "may not attach" in worker.ask("state", model="lenet")["lag"])
-            again.client.allow("lenet", worker.pid)
-            worker.ask("wait_for_version", model="lenet", number=1)
-            wait_until(lambda: len(again.client.status().workers) == 1)
-        finally:
-            again.close()
-
-
-def weightd_settings() -> Any:
-    from weightd.daemon.settings import Settings
-
-    return Settings()
-
-
-def test_who_was_never_let_in_is_not_let_in_by_a_restart(kept: Kept) -> None:
-    kept.kill()
-    with pytest.raises(NotAllowedError):
-        weightd.attach("lenet", runtime_dir=kept.runtime_dir)

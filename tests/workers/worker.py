@@ -44,6 +44,10 @@ def predict(model: str, count: int = 1, seed: int = 0) -> Any:
     return {"digests": sorted(digests), "version": model_here.version}
 
 
+def read(model: str, name: str) -> Any:
+    return {"values": attached[model].weights[name].tolist()}
+
+
 def state(model: str) -> Any:
     here = attached[model]
     return {"version": here.version, "connected": here.is_connected, "lag": here.lag}
@@ -83,7 +87,7 @@ def detach(model: str) -> Any:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     f.__name__: f
-    for f in (current_pid, attach, predict, state, wait_for_version, fork_and_wait, detach)
+    for f in (current_pid, attach, predict, read, state, wait_for_version, fork_and_wait, detach)
 }
 
 for line in sys.stdin:
