@@ -35,7 +35,7 @@ def restored(kept: state.KeptModel) -> Model:
     model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
     model.last_rollback = kept.last_rollback
     model.versions = {
-        v.number: Version(v.uid, v.number, VersionState[v.state], once=v.once)
+        v.number: Version(v.uid, v.number, VersionState[v.state], once=v.once, damage=v.damage)
         for v in kept.versions
     }
     model.was_live = list(kept.was_live)
