@@ -48,6 +48,7 @@ from weightd.ipc.runtime import RuntimeFolder
 
 log = logging.getLogger("weightd.daemon")
 
+_OFTEN = frozenset({"attached", "detached", "switched"})
 _DRAIN_S = 10.0
 _RETURN_S = 3.0  # how long what only workers hold waits for them after the daemon's own absence
 
@@ -308,10 +309,15 @@ class Server:
         self._attach_plane.tell(lease, message)
 
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None:
-        """Tell the log and whoever listens to events."""
+        """Tell the log and whoever listens to events. What workers do comes by the thousand: the
+        record has it (audit.py), as far as it is not too much, and the log at DEBUG."""
         self.counters.events[what] += 1
-        fields = logs.fields(event=what, model=model, version=version, pid=pid)
-        log.info("%s %s version %d pid %d %s", what, model, version, pid, text, extra=fields)
+        level = logging.DEBUG if what in _OFTEN else logging.INFO
+        if log.isEnabledFor(level):
+            fields = logs.fields(event=what, model=model, version=version, pid=pid)
+            log.log(
+                level, "%s %s version %d pid %d %s", what, model, version, pid, text, extra=fields
+            )
         self._control_plane.emit(protocol.Event(what, model, version, pid, text))
 
     def settled(self, model: str, error: WeightdError | None) -> None:

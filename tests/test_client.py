@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import weightd
-from tests.daemons import EARLY, LENET, Daemon, Worker
+from tests.daemons import EARLY, LENET, Daemon, Worker, running_daemon, running_worker
 from tests.helpers import wait_until
 from weightd.daemon.settings import Settings
 from weightd.errors import (
@@ -211,16 +211,17 @@ def test_events_tell_what_happens_to_the_models_that_were_asked_for(
     assert "loaded" not in {what for what, _, _ in seen}
 
 
-def test_a_process_that_ends_while_another_holds_its_connection_is_told_as_detached(
-    lenet: Daemon, worker: Worker
-) -> None:
-    worker.ask("attach", model="lenet")
-    kept = copies_of_sockets(worker.pid)
-    worker.close()
-    wait_until(lambda: lenet.client.status().workers == ())
-    for fd in kept:
-        os.close(fd)
-    assert f"detached lenet version 1 pid {worker.pid}" in lenet.log()
+def test_a_process_that_ends_while_another_holds_its_connection_is_told_as_detached() -> None:
+    with running_daemon(log_level="DEBUG") as daemon, running_worker(daemon) as worker:
+        daemon.load_lenet()
+        daemon.client.allow("lenet", worker.pid)
+        worker.ask("attach", model="lenet")
+        kept = copies_of_sockets(worker.pid)
+        worker.close()
+        wait_until(lambda: daemon.client.status().workers == ())
+        for fd in kept:
+            os.close(fd)
+        assert f"detached lenet version 1 pid {worker.pid}" in daemon.log()
 
 
 def copies_of_sockets(pid: int) -> list[int]:
