@@ -3,6 +3,7 @@ there are no descriptors."""
 
 import contextlib
 import logging
+import resource
 from collections.abc import Callable
 
 from weightd.daemon.loop import Loop
@@ -13,6 +14,7 @@ from weightd.ipc.seqpacket import Connection, Listener
 
 log = logging.getLogger("weightd.door")
 
+_RESERVE = 32  # descriptors: libzmq ends the process when it finds none for a connection of its own
 _REST_S = 0.1
 _ACCEPTS_PER_TURN = 64
 
@@ -74,6 +76,11 @@ class Door:
                 return
             if connection is None:
                 return
+            if _is_among_the_last(connection.fileno()):
+                connection.close()
+                if not self._make_room():
+                    log.warning("turned a connection away: few descriptors are left")
+                return
             self._admit(connection)
 
     def _admit(self, connection: Connection) -> None:
@@ -99,3 +106,9 @@ class Door:
         except OSError:
             self._make_room()
             return Peer.of(connection.sock)
+
+
+def _is_among_the_last(fd: int) -> bool:
+    """Whether few descriptors are left: the kernel gives the lowest number that is free."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit >= 0 and fd >= limit - min(_RESERVE, limit // 4)

@@ -264,6 +264,19 @@ def test_a_thousand_silent_connections_stop_nobody(lenet: Daemon) -> None:
 
 
 @pytest.mark.root
+def test_strangers_who_take_descriptors_leave_some_for_the_control_plane(lenet: Daemon) -> None:
+    """libzmq aborts a process in which it finds none for a connection."""
+    room = descriptors_of(lenet) + 60
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(lenet.pid, resource.RLIMIT_NOFILE, (room, hard))
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.callback(Raw(lenet.folder.attach).close)
+        wait_until(lambda: descriptors_of(lenet) > room - 40)
+        others = [stack.enter_context(weightd.Client(lenet.runtime_dir)) for _ in range(5)]
+        assert [other.status().pid for other in others] == [lenet.pid] * 5
+
+
 def test_a_daemon_out_of_descriptors_takes_them_from_the_silent(lenet: Daemon) -> None:
     with ExitStack() as stack:
         room = descriptors_of(lenet) + 20
