@@ -148,7 +148,7 @@ class ControlPlane:
         pid, uid, model = envelope.pid, envelope.uid, getattr(request, "model", "")
         if error is not None:
             self._audit.refused(what, error, pid=pid, uid=uid, model=model)
-        elif not isinstance(request, protocol.Status | protocol.CurrentPid):
+        elif not isinstance(request, protocol.Status | protocol.Counters | protocol.CurrentPid):
             self._audit.note(what, "done", pid=pid, uid=uid, model=model, reason=_detail(request))
 
     def _reply(self, envelope: Envelope, message: protocol.Message) -> None:

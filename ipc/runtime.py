@@ -13,6 +13,7 @@ embedded/      processes that share a model of their own: rendezvous.py
 import errno
 import fcntl
 import os
+import socket
 import stat
 import weakref
 from collections.abc import Mapping
@@ -62,6 +63,11 @@ class RuntimeFolder(msgspec.Struct, frozen=True):
     @property
     def metrics(self) -> Path:
         return self.path / _METRICS
+
+    def has_keeper(self) -> bool:
+        """Whether a keeper lives there, with a daemon or about to start one."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(os.fspath(self.keeper)) == 0
 
     @property
     def lock(self) -> Path:

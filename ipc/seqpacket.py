@@ -220,6 +220,11 @@ def no_daemon(path: Path, error: OSError) -> NoDaemonError:
             f"{path} belongs to another user and lets this one not in; workers of other users need "
             "a daemon with attach_public = true, control requests need its user or root"
         )
+    if (path.parent / "keeper.sock").exists():
+        return NoDaemonError(
+            f"no daemon answers at {path} ({error.strerror}); a keeper starts it again and again: "
+            "see why in the log of `weightd serve --keep`"
+        )
     return NoDaemonError(
         f"no daemon answers at {path} ({error.strerror}); start one with "
         f"`weightd serve --runtime-dir {path.parent}`"

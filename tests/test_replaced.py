@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tests.helpers import wait_until
 from tests.test_outlive import attached, digest, stagings
 from weightd.daemon import main
 from weightd.daemon.settings import Settings
-from weightd.errors import BusyError, NotAllowedError, StoreError
+from weightd.errors import BusyError, NoDaemonError, NotAllowedError, StoreError
 from weightd.ipc import protocol, seqpacket
 
 
@@ -144,6 +146,43 @@ def test_a_socket_offered_as_a_file_or_folder_is_refused(kept: Kept) -> None:
         there.close()
         os.close(file)
         os.close(folder)
+
+
+def test_events_go_on_with_the_next_daemon(kept: Kept) -> None:
+    seen: list[str] = []
+
+    def follow() -> None:
+        with weightd.Client(kept.runtime_dir) as client:
+            for event in client.events("lenet"):
+                seen.append(event.what)
+                if event.what == "published":
+                    return
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    for _ in range(2):
+        kept.kill()
+    while follower.is_alive():  # it may have to subscribe first
+        kept.client.publish("lenet", FINAL)
+        follower.join(0.5)
+    assert "published" in seen
+
+
+def test_no_daemon_is_started_where_a_keeper_is_between_two(kept: Kept) -> None:
+    os.kill(kept.process.pid, signal.SIGSTOP)
+    daemon = kept.pid
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: "State:\tZ" in Path(f"/proc/{daemon}/status").read_text())
+    command = [sys.executable, "-P", "-m", "weightd.cli", "serve", "--runtime-dir"]
+    argv = [*command, str(kept.runtime_dir)]
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 2
+    assert "a keeper serves" in second.stderr
+    hasty = weightd.Client(kept.runtime_dir, timeout_s=0.2)
+    with hasty, pytest.raises(NoDaemonError, match="a keeper starts it again"):
+        hasty.status()
+    os.kill(kept.process.pid, signal.SIGCONT)
+    assert kept.client.publish("lenet", FINAL) == 3
 
 
 def test_who_was_never_let_in_is_not_let_in_by_a_restart(kept: Kept) -> None:

@@ -45,7 +45,19 @@ class Link:
         self._channel = ControlClient(folder.control, folder.events)
 
     def events(self, topic: str) -> Iterator[bytes]:
-        return self._channel.events(topic)
+        """What the channel gives; where there is a keeper, also of the daemons that follow."""
+        away_since_s: float | None = None
+        while True:
+            try:
+                for event in self._channel.events(topic):
+                    away_since_s = None
+                    yield event
+            except NoDaemonError:
+                away_since_s = away_since_s or time.monotonic()
+                is_late = time.monotonic() - away_since_s >= self.timeout_s
+                if is_late or not self.folder.keeper.exists():
+                    raise
+            time.sleep(RETRY_S)
 
     def close(self) -> None:
         self._channel.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightd.cli.options import Engine, RuntimeDir
-from weightd.errors import SettingsError
+from weightd.errors import AlreadyRunningError, SettingsError
 
 if TYPE_CHECKING:
     from weightd.daemon.origin import Origin
@@ -115,6 +115,11 @@ def _check(folder: "RuntimeFolder", settings: "Settings") -> None:
                 raise SettingsError(f"{path} is not a file")
     folder.create(settings.folder_mode)
     InstanceLock(folder).close()
+    if folder.has_keeper():
+        raise AlreadyRunningError(
+            f"a keeper serves {folder.path} already, and is about to start its daemon again: see "
+            "its log; stop it, or start this one with another --runtime-dir"
+        )
 
 
 def _become_daemon(folder: "RuntimeFolder", origin: "Origin", *, is_kept: bool) -> None:
