@@ -1,15 +1,12 @@
 """`weightd bench`: what weightd costs on this machine."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weightd.cli.options import AsJson, Engine
-from weightd.cli.screen import clean, print_json, print_line, print_table
+from weightd.cli.screen import print_json, print_line, print_table, status_line
 from weightd.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -94,7 +91,7 @@ def bench(  # noqa: PLR0913 - each is an option
     if plot:
         picture.check(plot, wanted)
     try:
-        with _progress() as say:
+        with status_line() as say:
             findings = run(wanted, say)
     except Interrupted as interrupted:
         raise typer.Exit(_SIGNALLED + interrupted.number) from None
@@ -118,18 +115,3 @@ def _effort(rounds: int | None, *, is_quick: bool, is_full: bool) -> "Effort":
         raise SettingsError("--quick and --full exclude each other")
     effort = QUICK if is_quick else FULL if is_full else NORMAL
     return effort.with_rounds(rounds)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], object]]:
-    """A line on stderr that says what is being measured; nothing when nobody watches."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    # No spinner: its thread would run beside what is measured.
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-        yield lambda text: live.update(Text(clean(text)), refresh=True)

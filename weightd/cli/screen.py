@@ -91,6 +91,21 @@ def table_of(
 
 
 @contextmanager
+def status_line() -> Iterator[Callable[[str], object]]:
+    """A line on stderr that says what is being done now; nothing when nobody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    # No spinner: its thread would run beside what is measured.
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        yield lambda text: live.update(Text(clean(text)), refresh=True)
+
+
+@contextmanager
 def step_bar(what: str, *, as_json: bool) -> Iterator[Callable[[str, int, int], object]]:
     """A bar over work of this process: call it with the step, how much is done, and all."""
     from weightd.ipc.protocol import Progress

@@ -1,14 +1,11 @@
 """`weightd stress`: everything that may go wrong, at once, against a daemon of its own."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from weightd.cli.options import AsJson
-from weightd.cli.screen import clean, print_json, print_line, print_table
+from weightd.cli.screen import print_json, print_line, print_table, status_line
 
 _FAILED = 1  # exit status
 _SIGNALLED = 128  # and the number of the signal
@@ -87,7 +84,7 @@ def stress(  # noqa: PLR0913 - each is an option
     )
     typer.echo(f"seed {plan.seed}", err=True)
     try:
-        with _progress() as say:
+        with status_line() as say:
             findings = run(plan, say)
     except Interrupted as interrupted:
         raise typer.Exit(_SIGNALLED + interrupted.number) from None
@@ -101,17 +98,3 @@ def stress(  # noqa: PLR0913 - each is an option
         print_line(f"{verdict} in {findings.seconds:.0f} s; seed {findings.seed}")
     if not findings.has_passed:
         raise typer.Exit(_FAILED)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], object]]:
-    """A line on stderr that says how it goes; nothing when nobody watches."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-        yield lambda text: live.update(Text(clean(text)), refresh=True)
