@@ -82,14 +82,14 @@ class FdStore:
             told(StoreError(str(error)))
 
     def drop(self, names: Sequence[str]) -> None:
-        """Have these given up."""
-        for name in names:
-            if name in self._names:
+        """Have these given up. One that could not be told of still takes its room."""
+        for name in self._names.intersection(names):
+            try:
+                self._manager.remove(name)
+            except StoreError as error:
+                log.warning("%s stays in the fd store: %s", name, error)
+            else:
                 self._names.discard(name)
-                try:
-                    self._manager.remove(name)
-                except StoreError as error:
-                    log.warning("%s stays in the fd store: %s", name, error)
 
     def close(self) -> None:
         if self._inventory is not None:

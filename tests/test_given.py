@@ -39,3 +39,16 @@ def test_what_the_store_has_no_room_for_is_refused_before_it_is_made() -> None:
     finally:
         manager.close()
         loop.close()
+
+
+def test_what_nobody_could_be_told_to_give_up_still_takes_its_room() -> None:
+    loop, manager = Loop(), Manager("")
+    try:
+        stored = (("segment.1", -1), ("segment.2", -1))
+        store = FdStore(loop, Given(notify="/run/notify", stored=stored, room=3), manager)
+        store.drop(["segment.1"])
+        with pytest.raises(LimitError, match="2 of at most 3 descriptors"):
+            store.check_room(2)
+    finally:
+        manager.close()
+        loop.close()
