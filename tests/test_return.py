@@ -2,12 +2,14 @@
 
 import logging
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,17 @@ from tests.daemons import EARLY, FINAL, LENET, Daemon, Kept, kept_daemon, runnin
 from tests.helpers import wait_until
 from weightd import link as links
 from weightd.backends import watcher as watchers
-from weightd.errors import DaemonTimeoutError, LostDaemonError, NoDaemonError
+from weightd.backends.attachment import Attachment
+from weightd.backends.version import MappedVersion
+from weightd.daemon.settings import Settings
+from weightd.errors import (
+    DaemonTimeoutError,
+    EngineMismatchError,
+    LostDaemonError,
+    NoDaemonError,
+)
 from weightd.ipc import protocol
+from weightd.ipc.lease import Lease
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.link import Link
 
@@ -218,3 +229,86 @@ def test_a_worker_that_is_not_let_in_again_says_so_once(
         kept.client.allow("lenet", os.getpid())
         wait_until(lambda: here.is_connected)
         assert here.lag == ""
+
+
+# --- what a worker must not miss, nor take for another ---------------------------------------
+
+
+def weights(number: int) -> dict[str, Any]:
+    """So much that stays the same that a version after it uses its memory, too."""
+    same = {f"same{n}": np.zeros(4096, np.float32) for n in range(7)}
+    return {**same, "other": np.full(4096, number, np.float32)}
+
+
+def test_a_version_published_while_a_worker_attaches_is_not_missed(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notice comes with the answer to a Fetch, and wakes nobody by itself."""
+    kept.client.load("m", weights(1))
+    kept.client.update("m", {"other": weights(2)["other"]})
+    kept.client.allow("m", os.getpid())
+    ask = Lease._ask
+    published: list[int] = []
+
+    def asking(self: Lease, message: protocol.Message) -> None:
+        if isinstance(message, protocol.Fetch) and not published:
+            published.append(kept.client.update("m", {"other": weights(3)["other"]}))
+        ask(self, message)
+
+    monkeypatch.setattr(Lease, "_ask", asking)
+    with weightd.attach("m", runtime_dir=kept.runtime_dir) as here:
+        wait_until(lambda: here.version == 3)
+    assert published == [3]
+
+
+def test_a_worker_without_descriptors_for_a_while_comes_back_all_the_same(kept: Kept) -> None:
+    with kept.attach_here() as here:
+        before = kept.pid
+        os.kill(kept.process.pid, signal.SIGSTOP)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: not here.is_connected)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        tries = sockets_tried(here)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            wait_until(lambda: len(tries) > 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.kill(kept.process.pid, signal.SIGCONT)
+        wait_until(lambda: here.is_connected)
+
+
+def sockets_tried(here: weightd.Attachment) -> list[bool]:
+    """Grows with each try of the watcher that failed."""
+    tries: list[bool] = []
+    connected = here.connected
+
+    def counting(is_so: bool, why: str = "") -> None:
+        tries.append(is_so)
+        connected(is_so, why)
+
+    here.connected = counting  # type: ignore[method-assign]
+    return tries
+
+
+def test_what_a_failed_switch_left_is_not_taken_for_the_next_incarnations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the number of a version there, and is not that version."""
+    folder = RuntimeFolder(tmp_path / "run")
+    with closing(Kept(Settings(), folder, tmp_path / "one")) as first:
+        first.client.load("m", weights(0))
+        here = first.attach_here("m")
+    with here, closing(Kept(Settings(), folder, tmp_path / "two")) as second:
+        switch = Attachment.switch
+
+        def fail(self: Attachment, mapped: MappedVersion) -> float:
+            raise EngineMismatchError("it has another onnxruntime")
+
+        monkeypatch.setattr(Attachment, "switch", fail)
+        second.client.load("m", weights(1))
+        second.client.allow("m", os.getpid())
+        wait_until(lambda: "another onnxruntime" in here.lag)
+        monkeypatch.setattr(Attachment, "switch", switch)
+        second.kill()
+        wait_until(lambda: here.weights["other"][0] == 1)
