@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import os
-import selectors
+import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,12 +26,13 @@ class Timer:
 
 
 class Loop:
-    """Owns its selector and its wake-up descriptor. Everything runs in the thread of run()."""
+    """Owns its epoll and its wake-up descriptor. Everything runs in the thread of run()."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}  # by descriptor
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._drain_wake)
+        self.add(self._wake_fd, self._drain_wake)
         self._soon: deque[Callback] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -40,10 +41,12 @@ class Loop:
 
     def add(self, fd: int, callback: Callback) -> None:
         """Call `callback` whenever `fd` is readable or hung up."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback
 
     def remove(self, fd: int) -> None:
-        self._selector.unregister(fd)
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
 
     def before_sleep(self, has_work: Callable[[], bool]) -> None:
         """Call `has_work` before each wait; while it says True the loop does not wait. For
@@ -67,21 +70,28 @@ class Loop:
         self._soon.append(callback)
         os.eventfd_write(self._wake_fd, 1)
 
+    def call_next(self, callback: Callback) -> None:
+        """Call `callback` once the descriptors of this turn have been served. For what runs in the
+        loop's thread, which needs no waking."""
+        self._soon.append(callback)
+
     def run(self) -> None:
         """Turn until stop()."""
         while not self._stopping:
             work = [check() for check in self._before_sleep]  # all of them, each time
             has_work = any(work)
-            for key, _ in self._selector.select(0 if has_work else self._timeout_s()):
-                if self._selector.get_map().get(key.fd) is key:  # not removed by one before it
-                    key.data()
+            timeout_s = 0 if has_work else self._timeout_s()
+            ready = [(fd, self._callbacks[fd]) for fd, _ in self._epoll.poll(timeout_s)]
+            for fd, callback in ready:
+                if self._callbacks.get(fd) is callback:  # not removed by one before it
+                    callback()
             self._run_due()
 
     def stop(self) -> None:
         self._stopping = True
 
     def close(self) -> None:
-        self._selector.close()
+        self._epoll.close()
         os.close(self._wake_fd)
 
     def _timeout_s(self) -> float | None:
