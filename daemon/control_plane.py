@@ -92,7 +92,7 @@ class ControlPlane:
         self._server = ControlServer(folder.control, folder.events, gid=gid, given=given)
         self._fds = self._server.filenos()
         for fd in self._fds:
-            loop.add(fd, lambda: None)  # edge-triggered: the turn below reads
+            loop.add(fd, self._server.woken)
         loop.before_sleep(self._turn)
 
     def emit(self, event: protocol.Event) -> None:

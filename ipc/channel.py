@@ -24,6 +24,7 @@ from weightd.errors import ClosedError, DaemonTimeoutError, ForkedError, LostDae
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 from weightd.ipc.seqpacket import give_to_group, no_daemon
 
+_POLLIN = int(zmq.POLLIN)
 _HIGH_WATER_MARK = 1000
 _BACKLOG = 4096
 _FAREWELL_MS = 200  # how long closing waits for replies to leave
@@ -62,6 +63,7 @@ class ControlServer:
         self._router = self._bind(zmq.ROUTER, control, given(control))
         self._publisher = self._bind(zmq.PUB, events, given(events))
         self.dropped = 0  # messages without credentials, or not of our shape
+        self._is_due = True
 
     def _bind(self, kind: int, path: Path, given: socket.socket | None) -> "zmq.Socket[bytes]":
         sock: zmq.Socket[bytes] = self._context.socket(kind)
@@ -77,32 +79,41 @@ class ControlServer:
         return sock
 
     def filenos(self) -> tuple[int, int]:
-        """Readable when has_input() is worth asking. They are edge-triggered: drain, then wait."""
+        """Whenever one of them is readable: woken(), then receive() until there is no more."""
         return int(self._router.getsockopt(zmq.FD)), int(self._publisher.getsockopt(zmq.FD))
 
-    def has_input(self) -> bool:
-        """Whether a request waits. Who subscribed and who went is taken in: libzmq does it when it
-        is asked something, and keeps all of it until then."""
-        self._publisher.getsockopt(zmq.EVENTS)
-        return bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    def woken(self) -> None:
+        """libzmq has something for us. It says so once: the descriptors are edge-triggered, and a
+        message that comes while one is sent may be said to nobody."""
+        self._is_due = True
 
     def receive(self) -> Envelope | None:
         """The next request; None when there is none. Malformed ones are dropped and counted."""
-        while self.has_input():
+        while self._has_input():
             envelope = _open(self._router.recv_multipart(zmq.NOBLOCK, copy=False))
             if envelope is not None:
                 return envelope
             self.dropped += 1
         return None
 
+    def _has_input(self) -> bool:
+        """Whether a request waits. Who subscribed and who went is taken in: libzmq does it when it
+        is asked something, and keeps all of it until then."""
+        if self._is_due:
+            self._publisher.getsockopt(zmq.EVENTS)
+            self._is_due = bool(int(self._router.getsockopt(zmq.EVENTS)) & _POLLIN)
+        return self._is_due
+
     def reply(self, envelope: Envelope, raw: bytes) -> None:
         """Send a reply. A peer that is gone, or does not read, loses it."""
+        self._is_due = True
         try:
             self._router.send_multipart([envelope.route, envelope.request_id, raw], zmq.NOBLOCK)
         except zmq.Again:
             self.dropped += 1
 
     def publish(self, topic: str, raw: bytes) -> None:
+        self._is_due = True
         self._publisher.send_multipart([topic.encode(), raw], zmq.NOBLOCK)
 
     def close(self) -> None:
