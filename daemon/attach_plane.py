@@ -14,6 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from weightd.daemon.audit import Audit
@@ -131,7 +132,14 @@ class AttachPlane:
         self._keep_bounds(peer.uid)
         if self._in_threads:
             self._read_in_thread(visitor)
-        else:
+            return
+        # Most have asked by now. What came before, on other connections, is read before.
+        self._loop.call_next(partial(self._begin, visitor))
+
+    def _begin(self, visitor: Visitor) -> None:
+        if not visitor.is_closed:
+            self._read(visitor)
+        if not visitor.is_closed:
             self._poll(visitor)
 
     def _turned_away(self, error: RefusedError, pid: int, uid: int) -> None:
@@ -228,18 +236,23 @@ class AttachPlane:
             self._poll(visitor)
 
     def _got(self, visitor: Visitor, received: Received) -> None:
-        with visitor.closing(received):
-            if not _is_from(visitor, received):
-                self._audit.note(
-                    "message",
-                    "refused",
-                    pid=visitor.peer.pid,
-                    uid=visitor.peer.uid,
-                    reason="it came from another process; the connection is closed",
-                )
-                self._close(visitor)
-                return
-            self._answer(visitor, received.raw)
+        try:
+            if _is_from(visitor, received):
+                self._answer(visitor, received.raw)
+            else:
+                self._is_another(visitor)
+        finally:
+            received.close()
+
+    def _is_another(self, visitor: Visitor) -> None:
+        self._audit.note(
+            "message",
+            "refused",
+            pid=visitor.peer.pid,
+            uid=visitor.peer.uid,
+            reason="it came from another process; the connection is closed",
+        )
+        self._close(visitor)
 
     def _answer(self, visitor: Visitor, raw: bytes) -> None:
         try:

@@ -5,7 +5,6 @@ I/O without rules: who may have what is the catalog's word.
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, assert_never
 
@@ -143,7 +142,7 @@ class Desk:
         self.since_s[lease.id] = time.time()
         self._holders[lease.id] = visitor
         # Told after the answer: the worker waits for this one.
-        self._loop.call_soon(partial(self._tell_attached, lease, peer))
+        self._loop.call_next(partial(self._tell_attached, lease, peer))
         if request.held and request.incarnation == self._house.incarnation:
             held = self._catalog.resume(lease.id, request.held)
             if held:
@@ -153,28 +152,29 @@ class Desk:
     def _let_in(self, request: protocol.Attach, visitor: Visitor) -> Lease:
         peer = visitor.peer
         guest = describe(visitor, self._catalog.asked_kinds())
-        with ExitStack() as on_refusal:
-            process = self._to_watch(peer.process, on_refusal)
-            try:
-                lease = self._catalog.attach(request.model, peer.process.key, guest, request.handle)
-            except UnknownModelError as error:
-                if request.model is None or self._house.roles.is_admin(peer.uid, peer.gid):
-                    raise
-                raise not_allowed(guest, request.model) from error
-            on_refusal.pop_all()
-        if process is not None:
-            self._processes.watch(process)
+        try:
+            lease = self._catalog.attach(request.model, peer.process.key, guest, request.handle)
+        except UnknownModelError as error:
+            if request.model is None or self._house.roles.is_admin(peer.uid, peer.gid):
+                raise
+            raise not_allowed(guest, request.model) from error
+        try:
+            self._watch(peer.process)
+        except LimitError:
+            self._catalog.detach(lease.id)
+            raise
         return lease
 
-    def _to_watch(self, process: Process, on_refusal: ExitStack) -> Process | None:
-        """The process once more, to be watched for as long as it has a lease: a child of it may
-        hold the connection open. None when it is watched: it was allowed by its PID."""
+    def _watch(self, process: Process) -> None:
+        """Watch the process for as long as it has a lease: a child of it may hold the connection
+        open. It is watched already where it was allowed by its PID."""
         if self._processes.is_watched(process.key):
-            return None
+            return
         try:
-            return on_refusal.enter_context(process.duplicate())
+            again = process.duplicate()
         except OSError as error:
             raise LimitError(f"the daemon has no descriptor left: {error.strerror}") from error
+        self._processes.watch(again)
 
     def _tell_attached(self, lease: Lease, peer: Peer) -> None:
         name, by = lease.model.name, str(lease.by or "pid")

@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable
 
 from weightd.daemon.loop import Loop
-from weightd.errors import BrokenPeerError, RefusedError, to_wire
+from weightd.errors import BrokenPeerError, LimitError, RefusedError, to_wire
 from weightd.ipc import protocol
 from weightd.ipc.peer import Peer, credentials
 from weightd.ipc.seqpacket import Connection, Listener
@@ -16,7 +16,6 @@ log = logging.getLogger("weightd.door")
 
 _RESERVE = 32  # descriptors: libzmq ends the process when it finds none for a connection of its own
 _REST_S = 0.1
-_ACCEPTS_PER_TURN = 64
 
 WhenConnected = Callable[[Connection, Peer], object]
 WhenRefused = Callable[[RefusedError, int, int], object]
@@ -66,46 +65,52 @@ class Door:
             self._is_open = False
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                connection = self._listener.accept()
-            except OSError:
-                if not self._make_room():
-                    self._rest()
-                    self._loop.call_later(_REST_S, self._open)
-                return
-            if connection is None:
-                return
-            if _is_among_the_last(connection.fileno()):
-                connection.close()
-                if not self._make_room():
-                    log.warning("turned a connection away: few descriptors are left")
-                return
-            self._admit(connection)
+        """One in each turn of the loop: what was done before it came, such as the end of another
+        connection of the same process, has been seen by then."""
+        try:
+            connection = self._listener.accept()
+        except OSError:
+            if not self._make_room():
+                self._rest()
+                self._loop.call_later(_REST_S, self._open)
+            return
+        if connection is None:
+            return
+        if _is_among_the_last(connection.fileno()):
+            connection.close()
+            if not self._make_room():
+                log.warning("turned a connection away: few descriptors are left")
+            return
+        self._admit(connection)
 
     def _admit(self, connection: Connection) -> None:
-        with contextlib.ExitStack() as on_refusal:
-            on_refusal.enter_context(connection)
-            try:
-                peer = self._identify(connection)
-                on_refusal.callback(peer.process.close)
-                self._when_connected(connection, peer)
-            except RefusedError as error:
-                pid, uid, _ = credentials(connection.sock)
-                self._when_refused(error, pid, uid)
-                with contextlib.suppress(BrokenPeerError):
-                    connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
-            except OSError as error:  # no descriptor left to identify it by
-                log.warning("turned a connection away: %s", error.strerror)
-            else:
-                on_refusal.pop_all()
+        try:
+            peer = self._identify(connection)
+        except RefusedError as error:
+            self._turn_away(connection, error)
+            return
+        try:
+            self._when_connected(connection, peer)
+        except RefusedError as error:
+            peer.process.close()
+            self._turn_away(connection, error)
 
     def _identify(self, connection: Connection) -> Peer:
         try:
             return Peer.of(connection.sock)
         except OSError:
             self._make_room()
+        try:
             return Peer.of(connection.sock)
+        except OSError as error:
+            raise LimitError(f"the daemon has no descriptor left: {error.strerror}") from error
+
+    def _turn_away(self, connection: Connection, error: RefusedError) -> None:
+        with connection:
+            pid, uid, _ = credentials(connection.sock)
+            self._when_refused(error, pid, uid)
+            with contextlib.suppress(BrokenPeerError):
+                connection.send(protocol.encode(protocol.Failed(*to_wire(error))))
 
 
 def _is_among_the_last(fd: int) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -38,13 +38,6 @@ class Visitor(msgspec.Struct, eq=False):
             self.has_unread_fd = False
             self.pauses = 0
         return self.has_unread_fd
-
-    @contextlib.contextmanager
-    def closing(self, received: Received) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            received.close()
 
     def close(self) -> None:
         self.is_closed = True
