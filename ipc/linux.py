@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import socket
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,12 +75,17 @@ def die_with_parent(signal_number: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
 
 
-def is_on_pidfs(pidfd: int) -> bool:
-    """Whether the inode of `pidfd` names one process for ever (Linux 6.9 and later).
+@cache
+def has_pidfs() -> bool:
+    """Whether the inode of a pidfd names one process for ever (Linux 6.9 and later).
 
     Before pidfs all pidfds share one anonymous inode: comparing them would let anybody in.
     """
-    return _file_system(pidfd) == _PIDFS_MAGIC
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        return _file_system(pidfd) == _PIDFS_MAGIC
+    finally:
+        os.close(pidfd)
 
 
 def is_tmpfs(folder: str) -> bool:

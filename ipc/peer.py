@@ -151,8 +151,7 @@ def _pidfd_of(sock: socket.socket, pid: int) -> int:
             raise
         return _pidfd_before_6_5(pid)
     (pidfd,) = struct.unpack("i", raw)
-    os.set_inheritable(pidfd, False)
-    return int(pidfd)
+    return int(pidfd)  # close-on-exec: the kernel makes all pidfds so
 
 
 def _pidfd_before_6_5(pid: int) -> int:
@@ -163,7 +162,7 @@ def _pidfd_before_6_5(pid: int) -> int:
 
 
 def _key_of(pid: int, pidfd: int) -> Key:
-    if linux.is_on_pidfs(pidfd):
+    if linux.has_pidfs():
         return Key("pidfs", pid, os.fstat(pidfd).st_ino)
     try:
         started = linux.start_ticks(pid)

@@ -28,6 +28,8 @@ from weightd.ipc import linux
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
 
 _INT_NBYTES = struct.calcsize("i")
+_TRUNCATED = int(socket.MSG_TRUNC)  # numbers: the arithmetic of enum members is slow
+_LOST_DESCRIPTORS = int(socket.MSG_CTRUNC)
 _BACKLOG = 4096
 
 
@@ -98,9 +100,9 @@ class Connection:
             return self.sock.recvmsg(MAX_MESSAGE_NBYTES, space, socket.MSG_CMSG_CLOEXEC)
 
     def _fault_of(self, received: Received, flags: int) -> str | None:
-        if flags & socket.MSG_TRUNC:
+        if flags & _TRUNCATED:
             return f"the other process sent a message of more than {MAX_MESSAGE_NBYTES} bytes"
-        if flags & socket.MSG_CTRUNC or len(received.fds) > self._max_fds:
+        if flags & _LOST_DESCRIPTORS or len(received.fds) > self._max_fds:
             return "the other process sent descriptors that nobody asked for"
         if received.sender_is_gone:
             return "the process that sent this is gone"

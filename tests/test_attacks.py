@@ -39,7 +39,7 @@ SEQPACKET = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 def test_before_pidfs_a_process_is_told_by_its_pid_and_its_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linux, "is_on_pidfs", lambda _: False)
+    monkeypatch.setattr(linux, "has_pidfs", lambda: False)
     with Process.of_pid(os.getpid()) as own, Process.of_pid(os.getppid()) as parent:
         assert own.key.kind == parent.key.kind == "pid+start"
         assert own.key != parent.key
