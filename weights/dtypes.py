@@ -63,7 +63,7 @@ def tensor_fault(dtype: str, shape: Sequence[int]) -> str:
         return f"has the unknown dtype {dtype[:64]!r}"
     if len(shape) > MAX_DIMS:
         return f"has {len(shape)} dimensions; the limit is {MAX_DIMS}"
-    if any(dim < 0 for dim in shape):
+    if min(shape, default=0) < 0:
         return f"has a negative dimension: {tuple(shape)}"
     # A zero dimension must not hide the others: numpy multiplies what is left and overflows.
     if nbytes_of(dtype, [dim or 1 for dim in shape]) > MAX_INT:

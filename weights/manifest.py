@@ -88,23 +88,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         self._check_identity()
         rules.check_segments(self.segments)
-        lists = {
-            "tensor": self.tensors,
-            "compiled tensor": self.compiled,
-            "reference input": self.reference_inputs,
-            "reference output": self.reference_outputs,
-        }
-        blobs = {"the graph": self.graph, "the source graph": self.source_graph}
-        for what, entries in lists.items():
-            rules.check_entries(what, entries, self.segments)
-        for what, blob in blobs.items():
-            rules.check_blob(what, blob, self.segments)
-        extents = {what: rules.extents_of(what, entries) for what, entries in lists.items()}
-        extents["tensor"] = rules.outside(extents["tensor"], self.compiled)
-        rules.check_apart(
-            [extent for found in extents.values() for extent in found]
-            + [extent for item in blobs.items() for extent in rules.blob_extents(*item)]
+        lists = (
+            ("tensor", self.tensors),
+            ("compiled tensor", self.compiled),
+            ("reference input", self.reference_inputs),
+            ("reference output", self.reference_outputs),
         )
+        blobs = (("the graph", self.graph), ("the source graph", self.source_graph))
+        extents: list[rules.Extent] = []
+        for what, entries in lists:
+            rules.check_entries(what, entries, self.segments)
+            found = rules.extents_of(what, entries)
+            extents += rules.outside(found, self.compiled) if what == "tensor" else found
+        for what, blob in blobs:
+            rules.check_blob(what, blob, self.segments)
+            extents += rules.blob_extents(what, blob)
+        rules.check_apart(extents)
         rules.check_ports("input", self.inputs)
         rules.check_ports("output", self.outputs)
         rules.check_reference("reference input", self.reference_inputs, self.inputs)

@@ -19,13 +19,17 @@ MAX_SEGMENTS = 16
 
 
 class Extent(NamedTuple):
-    """Bytes of a segment that somebody uses. digest is empty for what is not a tensor."""
+    """Bytes of a segment that somebody uses. digest and name are empty for what is not a tensor."""
 
     segment: int
     offset: int
     end: int
     digest: bytes
     what: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.name!r}" if self.name else self.what
 
 
 def check_segments(segments: Sequence[int]) -> None:
@@ -39,10 +43,12 @@ def check_segments(segments: Sequence[int]) -> None:
 
 
 def check_entries(what: str, entries: Sequence[TensorEntry], segments: Sequence[int]) -> None:
+    if not entries:
+        return
     check_tensors(what, entries)
     for entry in entries:
-        _check_entry(f"{what} {entry.name!r}", entry)
-        _check_place(f"{what} {entry.name!r}", entry, segments)
+        if fault := _entry_fault(entry) or _place_fault(entry, segments):
+            raise BadManifestError(f"{what} {entry.name!r} {fault}")
 
 
 def check_tensors(what: str, tensors: Sequence[TensorEntry | Parameter]) -> None:
@@ -69,6 +75,8 @@ def check_ports(what: str, ports: Sequence[Port]) -> None:
 def check_reference(what: str, entries: Sequence[TensorEntry], ports: Sequence[Port]) -> None:
     """Each is for a port, and of its dtype. Its shape is not compared: a graph may say less, or
     something else, than what its engine answers."""
+    if not entries:
+        return
     dtypes = {port.name: port.dtype for port in ports}
     for entry in entries:
         if dtypes.get(entry.name) != entry.dtype:
@@ -93,6 +101,8 @@ def check_renamed(renamed: Mapping[str, str]) -> None:
 
 
 def check_constants(constants: Sequence[str], parameters: Sequence[Parameter]) -> None:
+    if not constants:
+        return
     _check_names("constant", constants)
     unknown = set(constants) - {parameter.name for parameter in parameters}
     if unknown:
@@ -116,15 +126,18 @@ def check_updated(
 
 def check_blob(what: str, blob: Blob | None, segments: Sequence[int]) -> None:
     if blob is not None:
-        _check_place(what, blob, segments)
+        if fault := _place_fault(blob, segments):
+            raise BadManifestError(f"{what} {fault}")
         if len(blob.digest) not in (0, DIGEST_NBYTES):
             raise BadManifestError(f"{what} has a digest of {len(blob.digest)} bytes")
 
 
-def extents_of(what: str, entries: Iterable[TensorEntry]) -> list[Extent]:
+def extents_of(what: str, entries: Sequence[TensorEntry]) -> list[Extent]:
     """The extents of a list of tensors. Two of one list may not share a byte."""
+    if not entries:
+        return []
     extents = [
-        Extent(e.segment, e.offset, e.offset + e.nbytes, e.digest, f"{what} {e.name!r}")
+        Extent(e.segment, e.offset, e.offset + e.nbytes, e.digest, what, e.name)
         for e in entries
         if e.nbytes
     ]
@@ -137,9 +150,11 @@ def check_apart(extents: Iterable[Extent]) -> None:
     _check_apart(extents, may_alias=True)
 
 
-def outside(extents: Iterable[Extent], entries: Iterable[TensorEntry]) -> list[Extent]:
+def outside(extents: list[Extent], entries: Sequence[TensorEntry]) -> list[Extent]:
     """The extents that are not a part of one of the entries: an engine may keep several tensors in
     one entry, which is then an array of bytes."""
+    if not entries:
+        return extents
     pieces = sorted(
         (e.segment, e.offset, e.offset + e.nbytes)
         for e in entries
@@ -170,12 +185,12 @@ def _check_apart(extents: Iterable[Extent], *, may_alias: bool) -> None:
             continue
         if may_alias and before.digest and before[:4] == after[:4]:
             continue
-        raise BadManifestError(
-            f"{before.what} and {after.what} overlap in segment {before.segment}"
-        )
+        raise BadManifestError(f"{before} and {after} overlap in segment {before.segment}")
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
+    if not names:
+        return
     if len(names) > MAX_TENSORS:
         raise BadManifestError(f"{len(names)} entries of kind {what}; the limit is {MAX_TENSORS}")
     seen: set[str] = set()
@@ -188,35 +203,33 @@ def _check_names(what: str, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _check_entry(what: str, entry: TensorEntry) -> None:
+def _entry_fault(entry: TensorEntry) -> str:
+    """What is wrong with a tensor itself; "" when nothing is."""
     if entry.nbytes != (nbytes := nbytes_of(entry.dtype, entry.shape)):
-        raise BadManifestError(
-            f"{what} claims {entry.nbytes} bytes; {entry.dtype}{list(entry.shape)} is {nbytes}"
-        )
+        return f"claims {entry.nbytes} bytes; {entry.dtype}{list(entry.shape)} is {nbytes}"
     if len(entry.digest) != DIGEST_NBYTES:
-        raise BadManifestError(
-            f"{what} has a digest of {len(entry.digest)} bytes, not {DIGEST_NBYTES}"
-        )
+        return f"has a digest of {len(entry.digest)} bytes, not {DIGEST_NBYTES}"
     if entry.offset % ALIGNMENT:
-        raise BadManifestError(f"{what} is not aligned to {ALIGNMENT}: offset {entry.offset}")
+        return f"is not aligned to {ALIGNMENT}: offset {entry.offset}"
+    return ""
 
 
-def _check_place(what: str, place: TensorEntry | Blob, segments: Sequence[int]) -> None:
+def _place_fault(place: TensorEntry | Blob, segments: Sequence[int]) -> str:
+    """What is wrong with where it lies; "" when nothing is."""
     if not 0 <= place.segment < len(segments):
-        raise BadManifestError(f"{what} is in segment {place.segment} of {len(segments)}")
+        return f"is in segment {place.segment} of {len(segments)}"
     if place.offset < 0 or place.nbytes < 0:
-        raise BadManifestError(
-            f"{what} has a negative place: offset {place.offset}, {place.nbytes} bytes"
-        )
-    if place.offset + place.nbytes > MAX_INT:
-        raise BadManifestError(f"{what} has a place that overflows 64 bits: offset {place.offset}")
-    if place.offset + place.nbytes > segments[place.segment]:
-        raise BadManifestError(
-            f"{what} ends at byte {place.offset + place.nbytes}, past the end of segment "
-            f"{place.segment} ({segments[place.segment]} bytes)"
+        return f"has a negative place: offset {place.offset}, {place.nbytes} bytes"
+    end = place.offset + place.nbytes
+    if end > MAX_INT:
+        return f"has a place that overflows 64 bits: offset {place.offset}"
+    if end > segments[place.segment]:
+        return (
+            f"ends at byte {end}, past the end of segment {place.segment} "
+            f"({segments[place.segment]} bytes)"
         )
     if place.segment == 0 and place.offset < HEADER_NBYTES:
-        raise BadManifestError(
-            f"{what} overlaps the header: offset {place.offset}, "
-            f"the first {HEADER_NBYTES} bytes are taken"
+        return (
+            f"overlaps the header: offset {place.offset}, the first {HEADER_NBYTES} bytes are taken"
         )
+    return ""
