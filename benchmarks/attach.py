@@ -1,11 +1,12 @@
-"""Attach: connect, be identified, get a descriptor, map it, read the manifest. No engine.
+"""Attach: connect, be identified, get a descriptor, check its seals, map it. No engine.
 
 The floor is the least that any such thing must do: connect to another process, get a descriptor
-of the same size by SCM_RIGHTS, map it, and look at its first bytes.
+of the same size by SCM_RIGHTS, map it. Both look at the first bytes; a worker reads the manifest
+then, which is a row of its own.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -19,38 +20,55 @@ from weightd.benchmarks.workers import module_command
 from weightd.demo.process import Child
 from weightd.ipc.lease import Lease
 from weightd.ipc.runtime import RuntimeFolder
-from weightd.weights.manifest import read_manifest
+from weightd.weights.manifest import MAGIC, read_manifest
 
 COPIES = 4  # of the bytes: the array, the offered file, the segment, the floor's own memory
 _BAR = Bar(3.0)
+Read = Callable[[memoryview], object]
 _WARMUP = 20
 _START_S = 20.0
 
 
 def measure(place: Place, nbytes: int, rounds: int) -> Comparison:
     """With plain tensors of this size."""
+    what = f"attach, {nbytes // MIB} MiB"
+    return _measure(what, _look, place, nbytes, rounds, _BAR)
+
+
+def measure_manifest(place: Place, nbytes: int, rounds: int) -> Comparison:
+    """The same, and what is in there is read and checked."""
+    what = f"attach and manifest, {nbytes // MIB} MiB"
+    return _measure(what, read_manifest, place, nbytes, rounds, None)
+
+
+def _measure(
+    what: str, read: Read, place: Place, nbytes: int, rounds: int, bar: Bar | None
+) -> Comparison:
     name = f"attach-{nbytes // MIB}"
     place.client.load(name, {"weights": np.ones(nbytes, np.uint8)})
     place.client.allow(name, place.client.current_pid())
     runtime = RuntimeFolder(place.client.runtime_dir)
     with _bare_server(place, nbytes) as address:
         ours, floor = in_turns(
-            lambda: _attach(runtime, name),
+            lambda: _attach(runtime, name, read),
             lambda: bare.attach(address),
             rounds=rounds,
             warmup=_WARMUP,
         )
     place.client.unload(name)
-    what = f"attach, {nbytes // MIB} MiB"
-    return Comparison("attach", what, "s", ours, floor, "bare exchange", _BAR)
+    return Comparison("attach", what, "s", ours, floor, "bare exchange", bar)
 
 
-def _attach(runtime: RuntimeFolder, name: str) -> float:
+def _look(data: memoryview) -> None:
+    assert data[: len(MAGIC)] == MAGIC
+
+
+def _attach(runtime: RuntimeFolder, name: str, read: Read) -> float:
     started_s = time.perf_counter()
     with closing(Lease(runtime, timeout_s=10)) as lease:
         grant = lease.attach(name, None)
         data = grant.segments[0].data
-        read_manifest(data)
+        read(data)
         took_s = time.perf_counter() - started_s
         del data
         grant.close()

@@ -75,6 +75,8 @@ class _Run:
     def _attaches(self, effort: Effort) -> None:
         for nbytes in effort.attach_nbytes:
             self._of_tensors(attach.measure, nbytes, attach.COPIES, effort.attach)
+        least = min(effort.attach_nbytes)
+        self._of_tensors(attach.measure_manifest, least, attach.COPIES, effort.attach)
 
     def _publishes(self, effort: Effort) -> None:
         for nbytes in effort.publish_nbytes:
