@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import subprocess
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from weightd.errors import (
     NotAllowedError,
     UnknownModelError,
 )
+from weightd.ipc.lease import Lease
 from weightd.ipc.status import ModelStatus, WorkerStatus
 
 
@@ -164,6 +166,15 @@ def test_a_process_has_a_bounded_number_of_leases_of_a_model(lenet: Daemon) -> N
     models.append(lenet.attach_here())
     for model in models:
         model.close()
+
+
+def test_a_lease_that_was_given_back_is_not_counted_when_the_next_one_is_asked_for(
+    lenet: Daemon,
+) -> None:
+    lenet.client.allow("lenet", lenet.client.current_pid())
+    for _ in range(10 * LEASES_PER_PROCESS):
+        with closing(Lease(lenet.folder, timeout_s=10)) as lease:
+            lease.attach("lenet", None).close()
 
 
 def test_the_processes_of_a_user_have_a_bounded_number_of_leases() -> None:

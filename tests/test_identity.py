@@ -1,6 +1,7 @@
 """Who a process is: the kernel's word about it, and never a number, a name or an inheritance."""
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.daemons import WORKERS, Daemon, Worker, running_daemon, running_worke
 from tests.helpers import wait_until
 from tests.raw import daemon_unharmed, refused
 from weightd.errors import NoDaemonError, NotAllowedError
+from weightd.ipc.peer import Peer
 from weightd.ipc.status import ModelStatus
 
 OWN_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -70,6 +72,14 @@ def raw(lenet: Daemon) -> Iterator[Worker]:
 
 
 # --- forks -------------------------------------------------------------------------------
+
+
+def test_no_descriptor_of_a_peer_is_left_to_the_programs_that_the_daemon_starts() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        peer = Peer.of(ours)
+        with peer.process:
+            assert not os.get_inheritable(peer.process.pidfd)
 
 
 def test_a_forked_child_cannot_use_its_parents_attachment(lenet: Daemon) -> None:

@@ -155,3 +155,24 @@ def test_calls_that_call_again_do_not_keep_descriptors_waiting(loop: Loop) -> No
     loop.call_later(0.0, lambda: loop.add(ready, loop.stop))
     loop.run()
     os.close(ready)
+
+
+def test_what_is_called_next_waits_for_the_descriptors_of_its_turn_and_for_nothing_else(
+    loop: Loop,
+) -> None:
+    ready = [os.eventfd(1), os.eventfd(1)]
+    seen: list[str] = []
+
+    def read(fd: int) -> None:
+        os.eventfd_read(fd)
+        seen.append("descriptor")
+        loop.call_next(lambda: seen.append("next"))
+        loop.remove(fd)
+
+    for fd in ready:
+        loop.add(fd, lambda fd=fd: read(fd))  # type: ignore[misc]
+    loop.call_later(0.0, lambda: loop.call_next(loop.stop))
+    loop.run()
+    assert seen == ["descriptor", "descriptor", "next", "next"]
+    for fd in ready:
+        os.close(fd)
