@@ -25,7 +25,7 @@ from weightd.ipc.counts import Counts
 from weightd.ipc.peer import Process, check_credentials
 from weightd.ipc.runtime import RuntimeFolder
 
-_REQUESTS_PER_TURN = 64
+_REQUESTS_PER_TURN = 4  # a worker's request waits for no more of them
 _GROWING = (protocol.Load, protocol.Publish, protocol.Update, protocol.Allow, protocol.Deny)
 _NAMED = 8  # PIDs and rules, in the record
 

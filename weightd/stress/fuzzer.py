@@ -1,7 +1,8 @@
 """`python -m weightd.stress.fuzzer RUNTIME_DIR SOCKET`: sends mutated frames to one socket.
 
 SOCKET: control, events, admin, attach or keeper. In: {"frames": N, "seed": S}. Out: {"sent": N}
-when that is done. That the daemon hangs up, or is away, is no news: it connects again.
+when that is done. That the daemon hangs up, or is away, is no news: it connects again. In:
+{"rehearse_s": S, "seed": S}: the same work for so long, with nobody at the other end.
 """
 
 import array
@@ -61,6 +62,19 @@ class Fuzzer:
             except OSError:  # it hung up, or does not read: as it may
                 self._hang_up()
         self._hang_up()
+        return sent
+
+    def rehearse(self, seconds: float, seed: int) -> int:
+        """Make frames and send them to itself: what a fuzzer costs the machine, but no daemon."""
+        random = Random(seed)
+        sent = 0
+        ends_s = time.monotonic() + seconds
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            while time.monotonic() < ends_s:
+                ours.sendmsg([mutated(random, ATTACH)])
+                theirs.recv(_MOST_NBYTES)
+                sent += 1
         return sent
 
     def _packet(self, random: Random, seeds: tuple[bytes, ...], *, has_descriptors: bool) -> int:
@@ -159,7 +173,10 @@ def main(folder: RuntimeFolder, name: str) -> None:
     fuzzer = Fuzzer(folder, name)
     for line in sys.stdin:
         request = json.loads(line)
-        sent = fuzzer.run(request["frames"], request["seed"])
+        if "rehearse_s" in request:
+            sent = fuzzer.rehearse(request["rehearse_s"], request["seed"])
+        else:
+            sent = fuzzer.run(request["frames"], request["seed"])
         sys.stdout.write(json.dumps({"sent": sent}) + "\n")
         sys.stdout.flush()
 

@@ -1,4 +1,8 @@
-"""Every socket gets mutated frames, while an honest peer is served and its waits are measured."""
+"""Every socket gets mutated frames, while an honest peer is served and its waits are measured.
+
+They are measured three times: with nothing else going on, while the fuzzers rehearse, and while
+they send to the daemon. The first two tell what it is to share a machine with them.
+"""
 
 import threading
 import time
@@ -17,7 +21,7 @@ SOCKETS = ("control", "events", "admin", "attach", "keeper")
 _BURST = 200
 _BATCH = 2000  # frames of one socket between two looks
 _BURST_S = 120.0
-_QUIET_ASKS = 400
+_CALM_ASKS_S = 3.0
 _CALM_S = 0.005
 _HONEST_S = 10.0
 
@@ -40,8 +44,8 @@ class Fuzzing:
     def all_of_them(self, frames: int, seed: int, has_time: Callable[[], bool]) -> None:
         """So many frames, to all sockets at once, while honest peers ask."""
         random = Random(seed)
-        for _ in range(_QUIET_ASKS):
-            self._ask("without fuzz")
+        self._ask_for("nobody else", _CALM_ASKS_S)
+        self._rehearse(random)
         is_over = threading.Event()
         asking = threading.Thread(target=self._keep_asking, args=(is_over,), name="honest")
         asking.start()
@@ -62,6 +66,19 @@ class Fuzzing:
             is_over.set()
             asking.join()
 
+    def _rehearse(self, random: Random) -> None:
+        for fuzzer in self._fuzzers.values():
+            fuzzer.send(rehearse_s=_CALM_ASKS_S, seed=random.getrandbits(32))
+        self._ask_for("fuzz of nobody", _CALM_ASKS_S)
+        for fuzzer in self._fuzzers.values():
+            fuzzer.receive(timeout_s=_BURST_S)
+
+    def _ask_for(self, when: str, seconds: float) -> None:
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            self._ask(when)
+            time.sleep(_CALM_S)
+
     def close(self) -> None:
         for fuzzer in self._fuzzers.values():
             fuzzer.close()
@@ -72,7 +89,7 @@ class Fuzzing:
 
     def _keep_asking(self, is_over: threading.Event) -> None:
         while not is_over.wait(_CALM_S):
-            self._ask("with fuzz")
+            self._ask("fuzz")
 
     def _ask(self, when: str) -> None:
         """An honest peer asks for its PID: a new one on the attach plane, an old one on the control
