@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from weightd.errors import (
     BrokenPeerError,
@@ -14,12 +14,12 @@ from weightd.errors import (
 )
 from weightd.ipc import protocol
 from weightd.ipc.counts import Counts
-from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.status import VersionCheck
 from weightd.link import RETRY_S, Link, OnProgress
 
 if TYPE_CHECKING:
+    from weightd.ipc.fields import Engine
     from weightd.weights.arrays import Array
 
 OnRenamed = Callable[[Mapping[str, str]], object]
@@ -87,7 +87,7 @@ class Client:
         (it says something else than a private session), InsufficientMemoryError, StagingError,
         CancelledError, BusyError, LimitError.
         """
-        given = (_engine(engine), keep_tensors, dry_run, weights_only)
+        given = (cast("Engine", engine), keep_tensors, dry_run, weights_only)
         return self._link.staged(
             name,
             file,
@@ -286,7 +286,3 @@ def _rules(rules: str | Iterable[str]) -> tuple[str, ...]:
 
     texts = (rules,) if isinstance(rules, str) else tuple(rules)
     return tuple(str(Rule.parse(text, Accounts())) for text in texts)
-
-
-def _engine(name: str) -> Engine:
-    return protocol.convert(name, Engine)

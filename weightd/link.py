@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from weightd.errors import (
     BadFileError,
     BadRequestError,
@@ -182,5 +184,9 @@ def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:
     """The same check that the daemon makes, before anything is sent."""
     try:
         return protocol.decode(protocol.encode(request), protocol.ControlRequest)
-    except (WeightdError, OverflowError, TypeError) as error:
-        raise BadRequestError(str(error)) from error
+    except (WeightdError, OverflowError, TypeError, UnicodeEncodeError) as error:
+        from weightd.ipc.faults import fault_in  # here: what is right needs none
+
+        fault = fault_in(msgspec.structs.asdict(request), type(request))
+        reason = f"{fault.place} {fault.what}" if fault and fault.path else str(error)
+        raise BadRequestError(reason) from error
