@@ -218,8 +218,8 @@ class Client:
         self, name: str, rules: str | Iterable[str], *, lift: bool = False, kill: bool = False
     ) -> protocol.Revoked:
         """Let nobody attach a model who fits a rule, whatever else lets him in; with lift=True take
-        such rules back. Who has it attached loses the right, as by revoke(), which see. rules and
-        errors: as in allow_rules()."""
+        such rules back; .rules has those that were there. Who has it attached loses the right, as
+        by revoke(), which see. rules and errors: as in allow_rules()."""
         return self._link.ask(protocol.Deny(name, _rules(rules), lift, kill), protocol.Revoked)
 
     def revoke(
