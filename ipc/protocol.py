@@ -327,13 +327,41 @@ AttachReply = (
 # --- events (PUB) ------------------------------------------------------------------------
 
 
+EVENTS = (
+    "loaded",
+    "published",
+    "updated",
+    "rolled-back",
+    "unloaded",
+    "freed",
+    "allowed",
+    "denied",
+    "denial-lifted",
+    "revoked",
+    "attached",
+    "switched",
+    "fell-back",
+    "detached",
+    "failed",
+    "corrupt",
+    "started",
+    "stopping",
+)
+
+
 class Event(Message, frozen=True):
-    """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, denied, denial-lifted, revoked, attached, switched, fell-back, detached, failed,
-    corrupt, stopping."""
+    """Something happened: what is one of EVENTS, or `missed`, which a client says by itself where
+    it could not follow. No model, version 0 and PID 0: it is about none."""
 
     what: str
     model: str
     version: int
     pid: int
     text: str
+
+    @property
+    def sentence(self) -> str:
+        """For people, without what it is not about."""
+        version = f"version {self.version}" if self.version else ""
+        pid = f"pid {self.pid}" if self.pid else ""
+        return " ".join(filter(None, (self.what, self.model, version, pid, self.text)))

@@ -11,6 +11,7 @@ from weightd.errors import (
     BrokenPeerError,
     DaemonTimeoutError,
     UnknownModelError,
+    WeightdError,
 )
 from weightd.ipc import protocol
 from weightd.ipc.counts import Counts
@@ -258,9 +259,25 @@ class Client:
 
     def events(self, name: str = "") -> Iterator[protocol.Event]:
         """What happens from now on, of models whose name begins so; ends when the caller stops
-        asking. Waits without a limit."""
+        asking. Waits without a limit. After a gap, in which the daemon was away, comes a `missed`,
+        whatever the name: what happened in it is not told."""
         for raw in self._link.events(name):
-            yield protocol.decode(raw, protocol.Event)
+            yield self._missed() if raw is None else protocol.decode(raw, protocol.Event)
+
+    def _missed(self) -> protocol.Event:
+        """Says that there was a gap, and what the daemon that is there now has."""
+        pid, text = 0, "the daemon was away: what happened until now is not told"
+        try:
+            status, counts = self.status(), self.counters()
+        except WeightdError as error:
+            text = f"{text}, nor what it has now: {error}"
+        else:
+            pid = status.pid
+            text = (
+                f"{text}; incarnation {status.incarnation} has {len(status.models)} models, adopted"
+                f" {counts.adopted_versions} versions and refused {counts.refused_adoptions} things"
+            )
+        return protocol.Event("missed", "", 0, pid, text)
 
     def close(self) -> None:
         self._link.close()

@@ -46,14 +46,18 @@ class Link:
         self.timeout_s = timeout_s
         self._channel = ControlClient(folder.control, folder.events)
 
-    def events(self, topic: str) -> Iterator[bytes]:
-        """What the channel gives; where there is a keeper, also of the daemons that follow."""
+    def events(self, topic: str) -> Iterator[bytes | None]:
+        """What the channel gives; where there is a keeper, also of the daemons that follow. None
+        after a gap: the daemon was away, or another one is here now."""
         away_since_s: float | None = None
+        is_first = True
         while True:
             try:
                 for event in self._channel.events(topic):
                     away_since_s = None
-                    yield event
+                    if event is not None or not is_first:
+                        yield event
+                    is_first = False
             except NoDaemonError:
                 away_since_s = away_since_s or time.monotonic()
                 is_late = time.monotonic() - away_since_s >= self.timeout_s
