@@ -4,6 +4,8 @@ fields.py; messages of the attach socket alone are in attach_messages.py.
 A message is a frozen struct; its class name is its tag on the wire.
 """
 
+from typing import get_args
+
 from weightd.ipc.attach_messages import (
     PROTOCOL_VERSION,
     Attach,
@@ -319,6 +321,11 @@ class Offered(Message, frozen=True):
 AttachRequest = (
     CurrentPid | Attach | Pull | Fetch | Switched | NotSwitched | Released | RunsOn | Unfit
 )
+
+REQUESTS: dict[str, tuple[type[Message], ...]] = {  # that are counted, by plane
+    "control": get_args(ControlRequest),
+    "attach": get_args(AttachRequest),
+}
 
 AttachReply = (
     Failed | YourPid | Granted | Resumed | Fetched | Notice | Revocation | Unhelped | Goodbye
