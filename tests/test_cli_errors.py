@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.daemons import EARLY, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
 from weightd.cli import main
 
+ROOT = Path(__file__).parent.parent
 NO_PROCESS = 2**22 + 1  # above pid_max's limit
 
 
@@ -112,6 +114,27 @@ def test_words_that_make_no_command_are_refused_in_one_line(
 def test_words_that_make_no_command_are_refused_as_json_too(cli: CommandLine) -> None:
     done = cli.run("allow", "lenet", "four", "--json")
     assert json.loads(done.out)["error"]["message"] == done.complaint()
+
+
+def test_the_help_names_every_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = [
+        path for folder in ("weightd/cli", "daemon") for path in (ROOT / folder).glob("*.py")
+    ]
+    used = {
+        found
+        for path in sources
+        for found in re.findall(
+            r"^\w+ = (\d+)  # (?:exit status|of a daemon)", path.read_text(), re.M
+        )
+    }
+    assert {"1", "2", "75"} <= used
+    monkeypatch.setattr(sys, "argv", ["weightd", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    told = capsys.readouterr().out.partition("Exit status:")[2]
+    assert used <= set(re.findall(r"^ +(\d+) ", told, re.M))
 
 
 def test_what_a_file_says_cannot_command_the_terminal(cli: CommandLine, tmp_path: Path) -> None:

@@ -76,13 +76,14 @@ def root(
 
     \b
     Exit status:
-      0    done; for serve and exporter: ended by SIGTERM, serve also by shutdown
-      1    done, and found wrong: bytes (verify), a worker that lives on (revoke --kill,
-           deny --kill), a promise (demo, stress), a measurement (bench), a want (doctor);
-           or nobody reads the output any more
-      2    refused or used amiss, and nothing is changed; stderr says why
-      75   a daemon of systemd's, to be started again (upgrade)
-      128+ a signal's number: 130 is Ctrl-C
+      0    done; of serve and exporter: ended by SIGTERM, serve also by shutdown
+      1    done, and something is wrong: verify found damage, revoke or deny
+           --kill left somebody alive, demo or stress a promise unkept, bench
+           a measurement failed or (--check) a bar missed, doctor a lack;
+           or nobody reads the output any more; or a traceback: our mistake
+      2    refused, used amiss, or no daemon answers: stderr says why
+      75   a daemon under systemd that is to be started again (upgrade)
+      128+ the number of a signal: 130 is Ctrl-C
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
