@@ -21,7 +21,8 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Nbytes = Annotated[
-    int, msgspec.Meta(ge=1, le=2**63 - 1, description="a size: bytes, or a text like '8GiB'")
+    int,
+    msgspec.Meta(ge=1, le=2**63 - 1, description="a size of at least 1 byte, like 4096 or '8GiB'"),
 ]
 _Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Path = Annotated[str, msgspec.Meta(description="the path of a model's file")]
