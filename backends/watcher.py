@@ -80,6 +80,7 @@ class Watcher:
         self._pid = os.getpid()
         self._tried = 0
         self._farewell = ""
+        self._has_warned = False  # that there is no daemon
         self._told = ("", "")  # engine and note, as the daemon knows them
         self._turning = threading.Lock()
         self._thread = threading.Thread(
@@ -208,6 +209,7 @@ class Watcher:
         if not self._farewell:
             why = str(error)  # a log record that is kept would keep a traceback, and so memory
             log.warning("%s; predictions go on with the version that is mapped", why)
+            self._has_warned = True
         self._follower.connected(False)
 
     def _return(self) -> bool:
@@ -229,6 +231,7 @@ class Watcher:
                     if str(error) != told:
                         told = str(error)
                         log.warning("the daemon is back and does not let this process in: %s", told)
+                        self._has_warned = True
                         self._follower.connected(False, told)
                 except (WeightdError, OSError):  # there is none yet, or no descriptor for it
                     self._follower.connected(False)
@@ -259,7 +262,9 @@ class Watcher:
         self._switch(mapped)
 
     def _begin(self, lease: Lease, incarnation: str) -> None:
-        log.info("process %d is at the daemon again", self._pid)
+        level = logging.WARNING if self._has_warned else logging.INFO
+        log.log(level, "process %d is at the daemon again", self._pid)
+        self._has_warned = False
         self._lease, self._incarnation = lease, incarnation
         self._told, self._farewell = ("", ""), ""
         self._follower.connected(True)

@@ -57,15 +57,16 @@ class Admission:
             raise RefusedError("deny needs at least one rule")
         if request.lift:
             self._check_not_settled(request.model, "deny", rules)
-            taken = tuple(str(rule) for rule in rules if rule in model.policy.deny)
+            rules = _those_in(rules, model.policy.deny)
             policy, what = model.policy.not_denying(rules), "denial-lifted"
         else:
-            taken = ()
             policy, what = model.policy.denying(rules), "denied"
         before = self._holders(request.model)
         pids, actions = self._set_policy(request.model, policy)
+        taken = tuple(map(str, rules)) if request.lift else ()
         revoked = self._end(before, pids, actions, kill=request.kill, rules=taken)
-        self._house.emit(what, request.model, 0, asker, _listed((), rules))
+        if rules:
+            self._house.emit(what, request.model, 0, asker, _listed((), rules))
         return revoked
 
     def revoke(self, request: protocol.Revoke, asker: int) -> protocol.Revoked:
@@ -85,7 +86,8 @@ class Admission:
             actions += more[1]
         texts = tuple(map(str, taken))
         revoked = self._end(before, pids, actions, kill=request.kill, rules=texts)
-        self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids), taken))
+        if pids or taken:
+            self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids), taken))
         return revoked
 
     def reconsider(self) -> None:

@@ -9,6 +9,15 @@ import msgspec
 from weightd.daemon.settings import ModelSettings, Settings, from_file, from_values
 from weightd.errors import SettingsError
 
+# What of the settings the command line has, and under which name.
+OPTIONS = {
+    "models": "--model",
+    "keep": "--keep-versions",
+    "memory_budget": "--memory-budget",
+    "engine": "--engine",
+    "attach_public": "--attach-public",
+}
+
 
 class Origin(msgspec.Struct, frozen=True):
     """config: an absolute path, '' for no file. given: plain values by setting."""
@@ -25,13 +34,17 @@ class Origin(msgspec.Struct, frozen=True):
         """The settings as they are now; SettingsError says which is wrong. Paths in the file are
         relative to it."""
         if not self.config:
-            return from_values(self.given, "the command line")
+            return from_values(self.given, "the command line", self._options)
         base = from_file(Path(self.config))
         folder = Path(self.config).parent
         models = {name: _below(folder, model) for name, model in base.models.items()}
         models |= self.given.get("models", {})
         values = msgspec.to_builtins(base) | self.given | {"models": models}
-        return from_values(values, "the command line")
+        return from_values(values, f"the command line over {self.config}", self._options)
+
+    @property
+    def _options(self) -> dict[str, str]:
+        return {name: option for name, option in OPTIONS.items() if name in self.given}
 
     def encode(self) -> str:
         try:

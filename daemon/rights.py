@@ -66,10 +66,11 @@ def hindrances(
     found = []
     reaching = {f"uid:{daemon_uid}", "uid:0"}
     shut_out = [str(rule) for rule in rules if str(rule) not in reaching]
+    reachers = f"uid {daemon_uid} and root" if daemon_uid else "root"
     if shut_out and not is_public:
         found.append(
             "attach_public is off, so processes of other users cannot reach the attach socket: "
-            f"{', '.join(shut_out[:_NAMED])} lets in only those of uid {daemon_uid} and root; "
+            f"{', '.join(shut_out[:_NAMED])} lets in only those of {reachers}; "
             "start the daemon with attach_public = true"
         )
     if unit_fault and any(text.startswith("unit:") for text in shut_out):

@@ -114,13 +114,18 @@ def _table(roles: Mapping[str, str]) -> dict[type[protocol.Message], Role]:
     table = dict(ROLES)
     for name, role in roles.items():
         if name not in requests:
-            known = ", ".join(requests)
-            raise SettingsError(f"roles: no request {name!r}; there are: {known}")
+            raise SettingsError(f"roles: no request {_listing(name, requests)}")
         if role.upper() not in Role.__members__:
-            known = ", ".join(member.lower() for member in Role.__members__)
-            raise SettingsError(f"roles: {name}: no role {role!r}; there are: {known}")
+            known = [member.lower() for member in Role.__members__]
+            raise SettingsError(f"roles.{name}: no role {_listing(role, known)}")
         table[requests[name]] = Role[role.upper()]
     return table
+
+
+def _listing(word: str, known: Iterable[str]) -> str:
+    from weightd.ipc.faults import near  # here: a daemon whose settings are right needs none
+
+    return f"{word!r}{near(word, known)}; there are: {', '.join(known)}"
 
 
 def _listed(ids: frozenset[int]) -> str:

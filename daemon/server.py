@@ -166,6 +166,7 @@ class Server:
         )
         for note in self._notes():
             log.warning("%s", note)
+        self.emit("started", "", 0, os.getpid(), self._succession.account)
         self._scrubbing.start()
         self._configured.follow(self._settings.paths)
         self._loop.call_later(_RETURN_S, self._everybody_returned)
@@ -312,13 +313,13 @@ class Server:
         """Tell the log and whoever listens to events. What workers do comes by the thousand: the
         record has it (audit.py), as far as it is not too much, and the log at DEBUG."""
         self.counters.events[what] += 1
+        event = protocol.Event(what, model, version, pid, text)
         level = logging.DEBUG if what in _OFTEN else logging.INFO
         if log.isEnabledFor(level):
-            fields = logs.fields(event=what, model=model, version=version, pid=pid)
-            log.log(
-                level, "%s %s version %d pid %d %s", what, model, version, pid, text, extra=fields
-            )
-        self._control_plane.emit(protocol.Event(what, model, version, pid, text))
+            numbers = {"version": version or None, "pid": pid or None}
+            fields = logs.fields(event=what, model=model, **numbers)
+            log.log(level, "%s", event.sentence, extra=fields)
+        self._control_plane.emit(event)
 
     def settled(self, model: str, error: WeightdError | None) -> None:
         if not self.is_stopping:

@@ -15,23 +15,50 @@ from weightd.daemon.roles import Roles, roles_of
 from weightd.errors import LimitError, SettingsError
 from weightd.ipc.fields import Engine, ModelName
 
+_NO_OPTIONS: Mapping[str, str] = {}
 _SIZES = {"memory_budget", "staged_nbytes_per_uid"}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e7)]  # 1e7: some months
 _Count = Annotated[int, msgspec.Meta(ge=1)]
-_Nbytes = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Nbytes = Annotated[
+    int,
+    msgspec.Meta(ge=1, le=2**63 - 1, description="a size of at least 1 byte, like 4096 or '8GiB'"),
+]
 _Rate = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+_Path = Annotated[str, msgspec.Meta(description="the path of a model's file")]
+_Uid = Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1, description="a uid")]
+_User = Annotated[str, msgspec.Meta(description="a user, '@group'")]
+_Admins = Annotated[
+    tuple[_User | _Uid, ...], msgspec.Meta(description="a list of users, uids and '@group's")
+]
+_Role = Annotated[str, msgspec.Meta(description="'anyone', 'owner' or 'admin'")]
+_Roles = Annotated[
+    dict[str, _Role], msgspec.Meta(description="a table of requests and roles, like load = 'admin'")
+]
 _Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _PerSecond = Annotated[float, msgspec.Meta(ge=1, le=1e9)]
-_Rules = tuple[Annotated[str, msgspec.Meta(max_length=300)], ...]
+_Rule = Annotated[
+    str,
+    msgspec.Meta(max_length=300, description="a rule of at most 300 characters, like 'user:alice'"),
+]
+_Rules = Annotated[
+    tuple[_Rule, ...],
+    msgspec.Meta(description="a list of rules, like ['user:alice', 'unit:app@*.service']"),
+]
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model to load at start. allow and deny: rules for who may attach (policy.py)."""
 
-    path: str
+    path: _Path
     allow: _Rules = ()
     deny: _Rules = ()
+
+
+_Models = Annotated[
+    Mapping[ModelName, _Path | ModelSettings],
+    msgspec.Meta(description="a table of models and their files, like lenet = 'lenet5.onnx'"),
+]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,10 +87,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     10**6 bytes a second; 0: not at all. scrub_pause_s: how long to rest before each round.
     """
 
-    models: Mapping[ModelName, str | ModelSettings] = {}
+    models: _Models = {}
     deny: _Rules = ()
-    admins: tuple[str | Annotated[int, msgspec.Meta(ge=0, lt=2**32 - 1)], ...] = ()
-    roles: dict[str, str] = {}
+    admins: _Admins = ()
+    roles: _Roles = {}
     control_group: str = ""
     engine: Engine = ""
     keep: _Count = 2
@@ -161,19 +188,24 @@ def from_file(path: Path) -> Settings:
     return from_values(values, str(path))
 
 
-def from_values(values: dict[str, Any], where: str) -> Settings:
-    """Settings from plain values; sizes may be numbers or texts such as '8GiB'."""
+def from_values(
+    values: dict[str, Any], where: str, options: Mapping[str, str] = _NO_OPTIONS
+) -> Settings:
+    """Settings from plain values; sizes may be numbers or texts such as '8GiB'. where: what they
+    are from, with which a refusal begins. options: what settings are called that were given on the
+    command line."""
     for size in _SIZES & values.keys():
         if isinstance(values[size], str):
-            values = {**values, size: nbytes(values[size], f"{where}: {size}: ")}
+            of = options.get(size) or f"{where}: {size}"
+            values = {**values, size: nbytes(values[size], f"{of}: ")}
     try:
         settings = msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
-        known = ", ".join(Settings.__struct_fields__)
-        raise SettingsError(f"{where}: {error}; the settings are: {known}") from error
+        raise SettingsError(_complaint(values, where, options)) from error
     if settings.versions_held <= settings.keep:
+        keep = options.get("keep", "keep")
         raise SettingsError(
-            f"{where}: versions_held ({settings.versions_held}) must be more than keep "
+            f"{where}: versions_held ({settings.versions_held}) must be more than {keep} "
             f"({settings.keep}), or nothing could be published"
         )
     try:
@@ -181,6 +213,22 @@ def from_values(values: dict[str, Any], where: str) -> Settings:
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
     return settings
+
+
+def _complaint(values: dict[str, Any], where: str, options: Mapping[str, str]) -> str:
+    from weightd.ipc.faults import fault_in  # here: a daemon whose settings are right needs none
+
+    fault = fault_in(values, Settings)
+    if fault is None:
+        raise AssertionError("msgspec refused settings in which nothing is wrong")
+    if not fault.path:
+        return f"{where} {fault.what}"
+    if fault.path[0] in options:
+        place = fault.place.replace(str(fault.path[0]), options[str(fault.path[0])], 1)
+        return f"{place} {fault.what}"
+    is_misplaced = fault.key != fault.path[0] and fault.key in Settings.__struct_fields__
+    advice = f"; the setting {fault.key!r} belongs above the first [table]" if is_misplaced else ""
+    return f"{where}: {fault.place} {fault.what}{advice}"
 
 
 def nbytes(size: str, of: str = "") -> int:

@@ -36,6 +36,10 @@ class Succession:
         self.commit()
         counters.adopted_versions = len(adopted.versions)
         counters.refused_adoptions = len(adopted.refused)
+        self.account = (
+            f"incarnation {self.incarnation}, adopted {len(adopted.models)} models with "
+            f"{len(adopted.versions)} versions, refused {len(adopted.refused)} things"
+        )
         if stored:
             counters.adoption_s = time.monotonic() - began_s
 

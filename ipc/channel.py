@@ -152,21 +152,20 @@ def _open(frames: list[zmq.Frame]) -> Envelope | None:
 
 
 class _Line:
-    """A socket for requests, and one that tells when the daemon at its other end is gone. Owns
-    both."""
+    """A socket, and one that tells of its connection: of each `event` of libzmq's. Owns both."""
 
-    def __init__(self, sock: "zmq.Socket[bytes]") -> None:
+    def __init__(self, sock: "zmq.Socket[bytes]", event: int) -> None:
         self.sock = sock
-        self.losses = sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.news = sock.get_monitor_socket(event)
 
-    def forget_losses(self) -> None:
+    def forget_news(self) -> None:
         """What was lost before is of no interest: libzmq has connected again since, or will."""
-        while self.losses.poll(0):
-            self.losses.recv_multipart()
+        while self.news.poll(0):
+            self.news.recv_multipart()
 
     def close(self) -> None:
         self.sock.disable_monitor()
-        self.losses.close(0)
+        self.news.close(0)
         self.sock.close()
 
 
@@ -194,22 +193,35 @@ class ControlClient:
         with self._using(), self._idle_line() as line:
             self._last_id += 1
             request_id = b"%x" % self._last_id
-            line.forget_losses()
+            line.forget_news()
             line.sock.send_multipart([request_id, raw])
             while True:
-                self._wait(line.sock, timeout_s, line)
+                if not self._wait(line, timeout_s):
+                    raise LostDaemonError(
+                        f"the daemon at {self._control} ended while it had this request: nobody "
+                        "knows whether it was carried out; look with `weightd status`"
+                    )
                 reply_id, reply = line.sock.recv_multipart()
                 if reply_id == request_id:  # not a late answer to one that was given up
                     yield reply
 
-    def events(self, topic: str) -> Iterator[bytes]:
-        """Yield the events whose topic begins so, from now on, until the caller stops asking.
+    def events(self, topic: str) -> Iterator[bytes | None]:
+        """Yield the events whose topic begins so, from now on, until the caller stops asking; and
+        None each time that a connection begins, which tells nothing of what was before it.
         NoDaemonError when the daemon is gone, ClosedError when this was closed."""
-        with self._using(), self._socket(zmq.SUB, self._events) as sock:
-            sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
-            while True:
-                self._wait(sock, math.inf)
-                yield sock.recv_multipart()[1]
+        with self._using():
+            line = self._line(zmq.SUB, self._events, zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            try:
+                line.sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
+                while True:
+                    self._wait(line, math.inf)
+                    if line.news.poll(0):
+                        line.news.recv_multipart()
+                        yield None
+                    else:
+                        yield line.sock.recv_multipart()[1]
+            finally:
+                line.close()
 
     def close(self) -> None:
         """At once. Requests of other threads end with ClosedError, and take their sockets along: a
@@ -250,7 +262,7 @@ class ControlClient:
         try:
             line = self._idle.pop()
         except IndexError:
-            line = _Line(self._socket(zmq.DEALER, self._control))
+            line = self._line(zmq.DEALER, self._control, zmq.EVENT_DISCONNECTED)
         try:
             yield line
         except LostDaemonError:  # what was sent on it is not to be sent to the next daemon
@@ -262,31 +274,25 @@ class ControlClient:
         else:
             self._idle.append(line)
 
-    def _socket(self, kind: int, path: Path) -> "zmq.Socket[bytes]":
+    def _line(self, kind: int, path: Path, event: int) -> _Line:
         self._probe()
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
+        line = _Line(sock, event)
         sock.connect(f"ipc://{path}")
-        return sock
+        return line
 
-    def _wait(
-        self, sock: "zmq.Socket[bytes]", timeout_s: float, line: "_Line | None" = None
-    ) -> None:
+    def _wait(self, line: _Line, timeout_s: float) -> bool:
+        """Until there is a message, True; or else news, False."""
         deadline = time.monotonic() + timeout_s
         poller = zmq.Poller()
-        poller.register(sock, zmq.POLLIN)
-        if line is not None:
-            poller.register(line.losses, zmq.POLLIN)
+        poller.register(line.sock, zmq.POLLIN)
+        poller.register(line.news, zmq.POLLIN)
         while True:
             wait_s = min(_PROBE_S, max(0.0, deadline - time.monotonic()))
             found = dict(poller.poll(int(1000 * wait_s)))
-            if sock in found:
-                return
             if found:
-                raise LostDaemonError(
-                    f"the daemon at {self._control} ended while it had this request: nobody knows "
-                    "whether it was carried out; look with `weightd status`"
-                )
+                return line.sock in found
             self._check_open()
             self._probe()
             if time.monotonic() >= deadline:

@@ -4,6 +4,8 @@ fields.py; messages of the attach socket alone are in attach_messages.py.
 A message is a frozen struct; its class name is its tag on the wire.
 """
 
+from typing import get_args
+
 from weightd.ipc.attach_messages import (
     PROTOCOL_VERSION,
     Attach,
@@ -320,6 +322,11 @@ AttachRequest = (
     CurrentPid | Attach | Pull | Fetch | Switched | NotSwitched | Released | RunsOn | Unfit
 )
 
+REQUESTS: dict[str, tuple[type[Message], ...]] = {  # that are counted, by plane
+    "control": get_args(ControlRequest),
+    "attach": get_args(AttachRequest),
+}
+
 AttachReply = (
     Failed | YourPid | Granted | Resumed | Fetched | Notice | Revocation | Unhelped | Goodbye
 )
@@ -327,13 +334,41 @@ AttachReply = (
 # --- events (PUB) ------------------------------------------------------------------------
 
 
+EVENTS = (
+    "loaded",
+    "published",
+    "updated",
+    "rolled-back",
+    "unloaded",
+    "freed",
+    "allowed",
+    "denied",
+    "denial-lifted",
+    "revoked",
+    "attached",
+    "switched",
+    "fell-back",
+    "detached",
+    "failed",
+    "corrupt",
+    "started",
+    "stopping",
+)
+
+
 class Event(Message, frozen=True):
-    """Something happened: what is one of loaded, published, updated, rolled-back, unloaded, freed,
-    allowed, denied, denial-lifted, revoked, attached, switched, fell-back, detached, failed,
-    corrupt, stopping."""
+    """Something happened: what is one of EVENTS, or `missed`, which a client says by itself where
+    it could not follow. No model, version 0 and PID 0: it is about none."""
 
     what: str
     model: str
     version: int
     pid: int
     text: str
+
+    @property
+    def sentence(self) -> str:
+        """For people, without what it is not about."""
+        version = f"version {self.version}" if self.version else ""
+        pid = f"pid {self.pid}" if self.pid else ""
+        return " ".join(filter(None, (self.what, self.model, version, pid, self.text)))

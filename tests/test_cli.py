@@ -222,6 +222,28 @@ def test_users_groups_and_units_are_allowed_denied_and_revoked(lenet: Daemon) ->
     assert lenet.client.status().models["lenet"].allow == ()
 
 
+def test_what_takes_back_says_so_when_nothing_was_there(lenet: Daemon) -> None:
+    cli = CommandLine(lenet.runtime_dir)
+    lenet.client.deny("lenet", "uid:1")
+    done = cli.run("deny", "lenet", "--user", "1", "--user", "2", "--lift")
+    assert done.status == 0
+    assert done.out.splitlines() == [
+        "lenet denies uid:1 no more",
+        "lenet did not deny uid:2: there was nothing to lift",
+    ]
+    again = cli.run("deny", "lenet", "--user", "1", "--lift", "--json").json()
+    assert (again["rules"], again["not_there"]) == ([], ["uid:1"])
+    told = cli.run("revoke", "lenet", os.getpid(), "--user", "2")
+    assert told.status == 0
+    assert told.out.splitlines() == [
+        f"lenet did not let in {os.getpid()}: there was nothing to revoke",
+        "lenet did not let in uid:2: there was nothing to revoke",
+    ]
+    events = lenet.client.counters().events
+    assert events.get("denial-lifted") == 1  # what changed nothing is none
+    assert not events.get("revoked")
+
+
 @pytest.mark.parametrize("arguments", [("allow", "lenet"), ("deny", "lenet")])
 def test_allow_and_deny_want_somebody(lenet: Daemon, arguments: tuple[str, ...]) -> None:
     done = CommandLine(lenet.runtime_dir).run(*arguments)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import pytest
 from tests.command_line import CommandLine
 from tests.daemons import EARLY, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
+from weightd.cli import main
 
+ROOT = Path(__file__).parent.parent
 NO_PROCESS = 2**22 + 1  # above pid_max's limit
 
 
@@ -76,11 +80,61 @@ def test_predict_refuses_an_input_that_the_model_does_not_take(
     assert "is float64, the model takes float32" in double.complaint()
 
 
-def test_a_pid_that_is_no_number_is_a_usage_error(cli: CommandLine) -> None:
-    done = cli.run("allow", "lenet", "four")
-    assert done.status == 2
-    assert "Invalid value" in done.err
-    assert "Traceback" not in done.err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("statsu", "no such command 'statsu' (did you mean 'status'?); see `weightd --help`"),
+        ("status --jsn", "no such option: --jsn (did you mean --json?); see `weightd status "),
+        (
+            "allow lenet 4 four",
+            "PID must be a whole number, at least 1; see `weightd allow --help`",
+        ),
+        ("exporter --port 99999", "--port must be a whole number, at least 0 and at most 65535; "),
+        ("exporter --exit-idle x", "--exit-idle must be a number, at least 0.1; see"),
+        (
+            "load net FILE --engine fast",
+            "--engine must be one of 'prepacked', 'plain', 'reference'",
+        ),
+        ("allow lenet", "name a PID, --user, --group or --unit; see `weightd allow --help`"),
+        ("publish lenet", "missing argument 'FILE'; see `weightd publish --help`"),
+    ],
+)
+def test_words_that_make_no_command_are_refused_in_one_line(
+    words: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["weightd", *words.split()])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"weightd: {says}")
+
+
+def test_words_that_make_no_command_are_refused_as_json_too(cli: CommandLine) -> None:
+    done = cli.run("allow", "lenet", "four", "--json")
+    assert json.loads(done.out)["error"]["message"] == done.complaint()
+
+
+def test_the_help_names_every_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = [
+        path for folder in ("weightd/cli", "daemon") for path in (ROOT / folder).glob("*.py")
+    ]
+    used = {
+        found
+        for path in sources
+        for found in re.findall(
+            r"^\w+ = (\d+)  # (?:exit status|of a daemon)", path.read_text(), re.M
+        )
+    }
+    assert {"1", "2", "75"} <= used
+    monkeypatch.setattr(sys, "argv", ["weightd", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    told = capsys.readouterr().out.partition("Exit status:")[2]
+    assert used <= set(re.findall(r"^ +(\d+) ", told, re.M))
 
 
 def test_what_a_file_says_cannot_command_the_terminal(cli: CommandLine, tmp_path: Path) -> None:

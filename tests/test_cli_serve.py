@@ -86,7 +86,8 @@ def test_one_folder_has_one_daemon(cli: CommandLine, tmp_path: Path) -> None:
         (("--model", "net=/nowhere/net.onnx"), "cannot open /nowhere/net.onnx"),
         (("--model", "net=/usr"), "/usr is not a file"),
         (("--model", "/nowhere/net.onnx"), "is not NAME=PATH"),
-        (("--model", f"a b={LENET}"), "models"),
+        (("--model", f"a b={LENET}"), "--model has 'a b', which must be a model's name"),
+        (("--keep-versions", "0"), "--keep-versions is 0, and must be a whole number, at least 1"),
         (("--memory-budget", "8 apples"), "'8 apples' is no size"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -100,7 +101,10 @@ def test_serve_refuses_what_it_cannot_serve(
 def test_serve_refuses_a_wrong_setting(cli: CommandLine, tmp_path: Path) -> None:
     config = tmp_path / "weightd.toml"
     config.write_text("keeep = 2")
-    assert "unknown field `keeep`" in cli.run("serve", "--config", config).complaint()
+    assert (
+        f"{config} has no setting 'keeep' (did you mean 'keep'?)"
+        in cli.run("serve", "--config", config).complaint()
+    )
     assert not cli.runtime_dir.exists()
 
 

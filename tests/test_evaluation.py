@@ -1,6 +1,7 @@
 """Models measured on labelled sets: the metrics by hand, the rest with the real digits."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from weightd.errors import BadInputError
 from weightd.metrics import metric
 from weightd.weights.arrays import Array
 
+README = Path(__file__).parent.parent / "README.md"
 MINDIR = Path(__file__).parent / "data" / "lenet5"
 
 
@@ -232,6 +234,27 @@ def test_the_command_tells_people_and_programs(lenet: Daemon, tmp_path: Path) ->
     shown = cli.run("eval", "lenet", "--data", path)
     assert "lenet version 1: 360 samples" in shown.out
     assert "0.972222" in shown.out
+
+
+def test_the_example_in_the_readme_works(
+    lenet: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```\w*\n(.*?)```", README.read_text(), re.DOTALL)
+    [program] = [block for block in blocks if "digits_test.npz" in block and "savez" in block]
+    [words] = [
+        line.split()[1:]
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("weightd eval ")
+    ]
+    (tmp_path / "weightd").mkdir()
+    (tmp_path / "weightd" / "data").symlink_to(DATA)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    found = CommandLine(lenet.runtime_dir).run(*words, "--json").json()
+    assert found["samples"] == 360
+    assert found["metrics"]["accuracy"] == 350 / 360
+    assert found["metrics"]["top5"] > 0.99
 
 
 def test_a_file_without_labels_is_one_line(lenet: Daemon, tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def test_workers_their_switches_and_what_they_save_are_counted(daemon: Daemon) -
         assert found.value("weightd_leases", model="lenet") == 0
 
 
+def test_what_has_not_happened_yet_is_there_with_zero(daemon: Daemon) -> None:
+    with running_exporter(daemon) as exporter:
+        found = exporter.scrape()
+    for event in set(protocol.EVENTS) - {"started"}:
+        assert found.value("weightd_events_total", event=event) == 0
+    assert found.value("weightd_events_total", event="started") == 1
+    assert found.value("weightd_requests_total", plane="control", request="Shutdown") == 0
+    assert found.value("weightd_requests_total", plane="attach", request="Attach") == 0
+
+
 def test_refusals_are_counted_by_plane_and_reason(daemon: Daemon, tmp_path: Path) -> None:
     daemon.load_lenet()
     broken = tmp_path / "broken.onnx"

@@ -15,6 +15,7 @@ from weightd.daemon.policy import (
     may_stay,
     not_allowed,
 )
+from weightd.daemon.rights import hindrances
 from weightd.errors import BadHandleError, LimitError, NotAllowedError, SettingsError, WeightdError
 
 ALICE, MALLORY = 1000, 1001
@@ -222,3 +223,10 @@ def test_whoever_has_lost_one_way_in_may_stay_by_another() -> None:
     assert may_stay("m", Policy(), guest(), is_listed=True) == BY_PID
     assert may_stay("m", Policy(), guest(), is_listed=False) is None
     assert may_stay("m", BOTH, guest(), is_listed=True) is None
+
+
+@pytest.mark.parametrize(("uid", "who"), [(0, "root"), (ALICE, f"uid {ALICE} and root")])
+def test_a_rule_for_those_who_are_shut_out_says_who_is_not(uid: int, who: str) -> None:
+    [note] = hindrances([rule("uid:7")], is_public=False, daemon_uid=uid, unit_fault="")
+    assert f"uid:7 lets in only those of {who}; start the daemon with attach_public" in note
+    assert not hindrances([rule("uid:7")], is_public=True, daemon_uid=uid, unit_fault="")

@@ -134,7 +134,7 @@ def test_what_an_auditor_wants_is_in_the_log(lenet: Daemon) -> None:
         assert lenet.client.rollback("lenet") == 1
         lenet.client.revoke("lenet")
         lenet.client.unload("lenet")
-    by_whom = f"version 0 pid {os.getpid()} pids {pid}"
+    by_whom = f"pid {os.getpid()} pids {pid}"
     for line in (
         f"allowed lenet {by_whom}",
         "rolled-back lenet version 1",

@@ -229,6 +229,8 @@ def test_a_worker_that_is_not_let_in_again_says_so_once(
         kept.client.allow("lenet", os.getpid())
         wait_until(lambda: here.is_connected)
         assert here.lag == ""
+        back = [r.levelname for r in caplog.records if "is at the daemon again" in r.message]
+        assert back == ["WARNING"]  # whoever read that it is away reads that it is not
 
 
 # --- what a worker must not miss, nor take for another ---------------------------------------

@@ -5,21 +5,22 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from weightd.errors import (
     BrokenPeerError,
     DaemonTimeoutError,
     UnknownModelError,
+    WeightdError,
 )
 from weightd.ipc import protocol
 from weightd.ipc.counts import Counts
-from weightd.ipc.fields import Engine
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.status import VersionCheck
 from weightd.link import RETRY_S, Link, OnProgress
 
 if TYPE_CHECKING:
+    from weightd.ipc.fields import Engine
     from weightd.weights.arrays import Array
 
 OnRenamed = Callable[[Mapping[str, str]], object]
@@ -87,7 +88,7 @@ class Client:
         (it says something else than a private session), InsufficientMemoryError, StagingError,
         CancelledError, BusyError, LimitError.
         """
-        given = (_engine(engine), keep_tensors, dry_run, weights_only)
+        given = (cast("Engine", engine), keep_tensors, dry_run, weights_only)
         return self._link.staged(
             name,
             file,
@@ -218,8 +219,8 @@ class Client:
         self, name: str, rules: str | Iterable[str], *, lift: bool = False, kill: bool = False
     ) -> protocol.Revoked:
         """Let nobody attach a model who fits a rule, whatever else lets him in; with lift=True take
-        such rules back. Who has it attached loses the right, as by revoke(), which see. rules and
-        errors: as in allow_rules()."""
+        such rules back; .rules has those that were there. Who has it attached loses the right, as
+        by revoke(), which see. rules and errors: as in allow_rules()."""
         return self._link.ask(protocol.Deny(name, _rules(rules), lift, kill), protocol.Revoked)
 
     def revoke(
@@ -258,9 +259,25 @@ class Client:
 
     def events(self, name: str = "") -> Iterator[protocol.Event]:
         """What happens from now on, of models whose name begins so; ends when the caller stops
-        asking. Waits without a limit."""
+        asking. Waits without a limit. After a gap, in which the daemon was away, comes a `missed`,
+        whatever the name: what happened in it is not told."""
         for raw in self._link.events(name):
-            yield protocol.decode(raw, protocol.Event)
+            yield self._missed() if raw is None else protocol.decode(raw, protocol.Event)
+
+    def _missed(self) -> protocol.Event:
+        """Says that there was a gap, and what the daemon that is there now has."""
+        pid, text = 0, "the daemon was away: what happened until now is not told"
+        try:
+            status, counts = self.status(), self.counters()
+        except WeightdError as error:
+            text = f"{text}, nor what it has now: {error}"
+        else:
+            pid = status.pid
+            text = (
+                f"{text}; incarnation {status.incarnation} has {len(status.models)} models, adopted"
+                f" {counts.adopted_versions} versions and refused {counts.refused_adoptions} things"
+            )
+        return protocol.Event("missed", "", 0, pid, text)
 
     def close(self) -> None:
         self._link.close()
@@ -286,7 +303,3 @@ def _rules(rules: str | Iterable[str]) -> tuple[str, ...]:
 
     texts = (rules,) if isinstance(rules, str) else tuple(rules)
     return tuple(str(Rule.parse(text, Accounts())) for text in texts)
-
-
-def _engine(name: str) -> Engine:
-    return protocol.convert(name, Engine)

@@ -56,7 +56,10 @@ def evaluate(  # noqa: PLR0913 - each is an option
     if not judges:
         raise BadInputError("no metric is named; name at least one")
     if label not in data:
-        raise BadInputError(f"the data has no {label!r} for its labels; it has {_listed(data)}")
+        raise BadInputError(
+            f"the data has no {label!r} for its labels; it has {_listed(data)}; name another "
+            "one by `label` (--label)"
+        )
     labels = as_arrays(data[label], label)
     batches = _Batches(model.inputs, data, len(labels) if labels.ndim else 0, batch_size)
     chosen = _output(model.outputs, output)

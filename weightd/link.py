@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from weightd.errors import (
     BadFileError,
     BadRequestError,
@@ -44,14 +46,18 @@ class Link:
         self.timeout_s = timeout_s
         self._channel = ControlClient(folder.control, folder.events)
 
-    def events(self, topic: str) -> Iterator[bytes]:
-        """What the channel gives; where there is a keeper, also of the daemons that follow."""
+    def events(self, topic: str) -> Iterator[bytes | None]:
+        """What the channel gives; where there is a keeper, also of the daemons that follow. None
+        after a gap: the daemon was away, or another one is here now."""
         away_since_s: float | None = None
+        is_first = True
         while True:
             try:
                 for event in self._channel.events(topic):
                     away_since_s = None
-                    yield event
+                    if event is not None or not is_first:
+                        yield event
+                    is_first = False
             except NoDaemonError:
                 away_since_s = away_since_s or time.monotonic()
                 is_late = time.monotonic() - away_since_s >= self.timeout_s
@@ -182,5 +188,9 @@ def _validated(request: protocol.ControlRequest) -> protocol.ControlRequest:
     """The same check that the daemon makes, before anything is sent."""
     try:
         return protocol.decode(protocol.encode(request), protocol.ControlRequest)
-    except (WeightdError, OverflowError, TypeError) as error:
-        raise BadRequestError(str(error)) from error
+    except (WeightdError, OverflowError, TypeError, UnicodeEncodeError) as error:
+        from weightd.ipc.faults import fault_in  # here: what is right needs none
+
+        fault = fault_in(msgspec.structs.asdict(request), type(request))
+        reason = f"{fault.place} {fault.what}" if fault and fault.path else str(error)
+        raise BadRequestError(reason) from error

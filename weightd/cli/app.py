@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from weightd._version import __version__
+from weightd.cli.amiss import Amiss, refusal
 from weightd.cli.bench import bench
 from weightd.cli.convert import convert
 from weightd.cli.daemon import demo, events, shutdown, status, upgrade
@@ -20,6 +21,7 @@ from weightd.cli.inspect import inspect
 from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
+from weightd.cli.screen import print_error
 from weightd.cli.serve import serve
 from weightd.cli.stress import stress
 from weightd.cli.top import top
@@ -28,7 +30,7 @@ from weightd.cli.workers import allow, deny, ps, revoke
 
 app = typer.Typer(
     name="weightd",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # a bug of ours shows a plain traceback
 )
@@ -54,6 +56,7 @@ def _print_version(is_asked: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -71,14 +74,29 @@ def root(
       weightd publish lenet new.safetensors      # attached workers switch
       weightd status
 
-    Exit status: 0 done, 2 refused or used amiss (stderr says why), 130 Ctrl-C.
+    \b
+    Exit status:
+      0    done; of serve and exporter: ended by SIGTERM, serve also by shutdown
+      1    done, and something is wrong: verify found damage, revoke or deny
+           --kill left somebody alive, demo or stress a promise unkept, bench
+           a measurement failed or (--check) a bar missed, doctor a lack;
+           or nobody reads the output any more; or a traceback: our mistake
+      2    refused, used amiss, or no daemon answers: stderr says why
+      75   a daemon under systemd that is to be started again (upgrade)
+      128+ the number of a signal: 130 is Ctrl-C
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USER_MISTAKE)
 
 
 def main() -> None:
     """The entry point."""
     try:
-        app(prog_name="weightd")
+        sys.exit(app(prog_name="weightd", standalone_mode=False))
+    except Amiss as error:
+        print_error(refusal(error), as_json="--json" in sys.argv[1:])
+        sys.exit(USER_MISTAKE)
     except OSError as error:  # of the output: a full disk, a closed terminal
         sys.stderr.write(f"weightd: cannot write the output: {error.strerror}\n")
         sys.exit(USER_MISTAKE)

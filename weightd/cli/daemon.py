@@ -11,7 +11,7 @@ from weightd.cli.screen import print_json, print_line, print_table, size
 from weightd.daemon.accounts import group_name, user_name
 
 if TYPE_CHECKING:
-    from weightd.ipc.protocol import DaemonStatus, Event
+    from weightd.ipc.protocol import DaemonStatus
     from weightd.ipc.status import ModelStatus, StagingStatus, VersionStatus
 
 _MODEL_COLUMNS = (
@@ -119,6 +119,8 @@ def events(
 ) -> None:
     """Follow what happens from now on, one line each (with --json one JSON object), until Ctrl-C.
 
+    Where the daemon was away a line says `missed`: what happened meanwhile is not told.
+
     \b
     Examples:
       weightd events
@@ -129,16 +131,7 @@ def events(
             if as_json:
                 print_json({"at_unix_s": time.time()} | _untagged(event), is_one_line=True)
             else:
-                print_line(f"{time.strftime('%H:%M:%S')} {_sentence(event)}")
-
-
-def _sentence(event: "Event") -> str:
-    words = [event.what, event.model]
-    if event.version:
-        words.append(f"version {event.version}")
-    if event.pid:
-        words.append(f"pid {event.pid}")
-    return " ".join(word for word in (*words, event.text) if word)
+                print_line(f"{time.strftime('%H:%M:%S')} {event.sentence}")
 
 
 def shutdown(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:

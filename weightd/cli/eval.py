@@ -23,7 +23,8 @@ DataFile = Annotated[
         "--data",
         "-d",
         metavar="FILE.npz",
-        help="An array for each input, samples along its first axis, and the labels.",
+        help="An array for each of the model's inputs, by its name and as the model takes it, the "
+        "samples along its first axis; and the labels.",
     ),
 ]
 Metrics = Annotated[
@@ -36,7 +37,14 @@ Metrics = Annotated[
         show_default=False,
     ),
 ]
-Label = Annotated[str, typer.Option(metavar="NAME", help="The array of labels.")]
+Label = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The array of labels: class numbers or one-hot rows; for mse and mae the numbers that "
+        "the output should have.",
+    ),
+]
 Output = Annotated[
     str | None, typer.Option(metavar="NAME", help="Which output, if there are several.")
 ]
@@ -60,12 +68,14 @@ def eval_(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Attach to a model, predict a labelled set in batches, and say how good the answers are.
 
-    It allows itself, so it is for the model's owner and for admins.
+    It allows itself, so it is for the model's owner and for admins. The data file is what
+    np.savez("digits_test.npz", x=pixels, label=labels) writes for a model with the input x;
+    `weightd inspect` names the inputs of a model's file. Other arrays in it are ignored.
 
     \b
     Examples:
-      weightd eval lenet --data digits.npz
-      weightd eval lenet --data digits.npz --metric accuracy --metric top3 --metric loss
+      weightd eval lenet --data digits_test.npz
+      weightd eval lenet --data digits_test.npz --metric accuracy --metric top3 --metric loss
       weightd eval prices --data houses.npz --metric mae --label price --json
     """
     import weightd

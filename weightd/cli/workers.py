@@ -1,5 +1,6 @@
 """Commands about the processes that use models: who may, who does."""
 
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +109,8 @@ def deny(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Let nobody of a user, group or unit attach a model, whoever else lets them in.
 
-    Those who have it attached lose the right, as by revoke.
+    Those who have it attached lose the right, as by revoke. To lift what is not denied
+    changes nothing, and says so.
 
     \b
     Examples:
@@ -120,11 +122,15 @@ def deny(  # noqa: PLR0913 - each is an option
         raise typer.BadParameter("name a --user, --group or --unit")
     with connect(runtime_dir) as client:
         revoked = client.deny(name, rules, lift=lift, kill=kill)
+    idle = _without(rules, revoked.rules) if lift else []
     if as_json:
-        print_json({"model": name, "lifted": lift} | _document(revoked) | {"rules": rules})
+        document = {"model": name, "lifted": lift} | _document(revoked)
+        print_json(document | {"rules": _without(rules, idle), "not_there": idle})
     else:
-        for rule in rules:
+        for rule in _without(rules, idle):
             print_line(f"{name} denies {rule}{' no more' if lift else ''}")
+        for rule in idle:
+            print_line(f"{name} did not deny {rule}: there was nothing to lift")
         if revoked.pids:
             _tell(name, revoked)
     _exit_by(revoked)
@@ -149,8 +155,8 @@ def revoke(  # noqa: PLR0913 - each is an option
     """End the right of processes to attach and to get new versions, at once.
 
     Rules that were given to let a user, group or unit in are taken back by their name.
-    What processes have mapped stays readable until they exit. With --kill the exit status
-    is 1 when one could not be killed.
+    What processes have mapped stays readable until they exit. To revoke what was not allowed
+    changes nothing, and says so. With --kill the exit status is 1 when one could not be killed.
 
     \b
     Examples:
@@ -161,10 +167,15 @@ def revoke(  # noqa: PLR0913 - each is an option
     rules = _rules(user, group, unit)
     with connect(runtime_dir) as client:
         revoked = client.revoke(name, pids or (), rules=rules, kill=kill)
+    idle = [str(pid) for pid in pids or () if pid not in revoked.pids]
+    idle += _without(rules, revoked.rules)
     if as_json:
-        print_json({"model": name} | _document(revoked))
+        print_json({"model": name} | _document(revoked) | {"not_there": idle})
     else:
-        _tell(name, revoked)
+        if revoked.pids or revoked.rules or not idle:
+            _tell(name, revoked)
+        for each in idle:
+            print_line(f"{name} did not let in {each}: there was nothing to revoke")
     _exit_by(revoked)
 
 
@@ -177,6 +188,10 @@ def _rules(users: list[str] | None, groups: list[str] | None, units: list[str] |
     texts += [f"{'gid' if group.isdecimal() else 'group'}:{group}" for group in groups or ()]
     texts += [f"unit:{unit}" for unit in units or ()]
     return [str(Rule.parse(text, Accounts())) for text in texts]
+
+
+def _without(rules: Iterable[str], others: Collection[str]) -> list[str]:
+    return [rule for rule in rules if rule not in others]
 
 
 def _document(revoked: "Revoked") -> dict[str, Any]:

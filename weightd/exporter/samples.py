@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, chain
 
 from weightd.ipc.counts import Counts, Histogram
-from weightd.ipc.protocol import DaemonStatus
+from weightd.ipc.protocol import EVENTS, REQUESTS, DaemonStatus
 from weightd.readings import Reading, held_elsewhere_nbytes
 
 MAX_MODELS = 200
@@ -124,11 +124,19 @@ def _counts(counts: Counts) -> Iterator[Sample]:
         yield "weightd_adoption_seconds", (), counts.adoption_s
     for kind, event in _EVENT_OF_KIND.items():
         yield "weightd_publishes_total", (kind,), events.get(event, 0)
-    for event, number in events.items():
-        yield "weightd_events_total", (event,), number
-    yield from _by_two("weightd_requests_total", counts.requests)
+    for event in dict.fromkeys((*EVENTS, *events)):
+        yield "weightd_events_total", (event,), events.get(event, 0)
+    yield from _requests(counts.requests)
     yield from _by_two("weightd_refusals_total", counts.refusals)
     yield from _by_two("weightd_publish_failures_total", counts.failures)
+
+
+def _requests(found: Mapping[str, Mapping[str, int]]) -> Iterator[Sample]:
+    """All that there are, also those that nobody has made yet."""
+    for plane, kinds in REQUESTS.items():
+        made = found.get(plane, {})
+        for request in dict.fromkeys((*(kind.__name__ for kind in kinds), *made)):
+            yield "weightd_requests_total", (plane, request), made.get(request, 0)
 
 
 def _by_two(name: str, found: Mapping[str, Mapping[str, int]]) -> Iterator[Sample]:

@@ -45,7 +45,7 @@ class Plan:
             ("frames", frames),
             ("storm", storm),
         ):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN, too
                 raise SettingsError(f"--{option} {value} is nothing to do; give more than 0")
         if workers < 1:
             raise SettingsError(f"--workers {workers}: give 1 or more")
