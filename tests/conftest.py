@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,9 +102,17 @@ def worker(lenet: Daemon) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_path() -> Iterator[Path]:
+    """A folder for sockets, whose paths are at most 107 bytes long. That of tmp_path has the names
+    of the user, the run, pytest-xdist's process and the test in it."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def own_runtime(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process shares lies in a folder of the test's, where no daemon answers."""
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(short_path / "run"))
 
 
 @pytest.fixture
