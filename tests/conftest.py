@@ -6,8 +6,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root")
     if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What a test's process sends to the one that prints. Of a name that is no UTF-8, of which a
+    test may speak, pytest-xdist would make an end of the run."""
+    return encodable((yield))
+
+
+def encodable(value: Any) -> Any:
+    """The same, with text that is no Unicode written out: "\\udcff"."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case list() | tuple():
+            return type(value)(map(encodable, value))
+        case dict():
+            return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
 
 
 def held() -> dict[str, str]:
