@@ -23,8 +23,10 @@ setup: $(STAMP)  ## Create .venv with everything that needs no GPU.
 demo: $(STAMP)  ## See one copy of a model's weights serve several processes.
 	@$(BIN)/weightd demo
 
+# In a process for each core, up to eight: each has daemons, stagers and workers of its own.
 test: $(STAMP)  ## Run the tests: all but the long ones.
-	@$(BIN)/pytest -m 'not stress and not systemd'
+	@$(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal \
+	    -m 'not stress and not systemd'
 
 stress: $(STAMP)  ## Run the long ones: many rounds of one race, many damaged files, much memory.
 	@$(BIN)/pytest -m stress

@@ -4,9 +4,11 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root")
     if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What a test's process sends to the one that prints. Of a name that is no UTF-8, of which a
+    test may speak, pytest-xdist would make an end of the run."""
+    return encodable((yield))
+
+
+def encodable(value: Any) -> Any:
+    """The same, with text that is no Unicode written out: "\\udcff"."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case list() | tuple():
+            return type(value)(map(encodable, value))
+        case dict():
+            return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
 
 
 def held() -> dict[str, str]:
@@ -101,9 +122,17 @@ def worker(lenet: Daemon) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_path() -> Iterator[Path]:
+    """A folder for sockets, whose paths are at most 107 bytes long. That of tmp_path has the names
+    of the user, the run, pytest-xdist's process and the test in it."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def own_runtime(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process shares lies in a folder of the test's, where no daemon answers."""
-    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("WEIGHTD_RUNTIME_DIR", str(short_path / "run"))
 
 
 @pytest.fixture

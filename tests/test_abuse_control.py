@@ -234,17 +234,29 @@ def private_nbytes(daemon: Daemon) -> int:
     return int(line) * 1024
 
 
+def listen_and_go(daemon: Daemon) -> None:
+    with stream(daemon.folder.events) as sock:
+        sock.sendall(GREETING + ready(b"SUB"))
+        received = 0
+        while received < len(GREETING + ready(b"PUB")):
+            received += len(sock.recv(4096))
+        sock.sendall(frames(b"\1" + os.urandom(60)))
+
+
 def test_who_listened_to_events_and_went_takes_no_memory(daemon: Daemon) -> None:
-    before = private_nbytes(daemon)
-    for _ in range(600):
-        with stream(daemon.folder.events) as sock:
-            sock.sendall(GREETING + ready(b"SUB"))
-            received = 0
-            while received < len(GREETING + ready(b"PUB")):
-                received += len(sock.recv(4096))
-            sock.sendall(frames(b"\1" + os.urandom(60)))
-    daemon.client.status()
-    wait_until(lambda: private_nbytes(daemon) - before < 8 * 2**20)
+    """On a busy machine many are gone before the daemon notices, and malloc keeps what the most of
+    them took; so a round may take memory, but not each."""
+    taken = []
+    for _ in range(8):
+        daemon.client.status()
+        before = private_nbytes(daemon)
+        for _ in range(300):
+            listen_and_go(daemon)
+        daemon.client.status()
+        taken.append(private_nbytes(daemon) - before)
+        if taken[-1] < 2 * 2**20:
+            return
+    pytest.fail(f"taken by each 300 that went: {taken}")
 
 
 # --- files that are offered --------------------------------------------------------------

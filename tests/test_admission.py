@@ -29,7 +29,8 @@ from weightd.errors import (
 ALICE, BOB, MALLORY = 1000, 1001, 1002
 ML, OPS = 100, 27  # groups
 CGROUPS = [Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup")]
-SLICE, UNIT = "weightdtest.slice", "weightd-inference@1.service"
+SLICE = f"weightdtest{os.getpid()}.slice"  # other runs of these tests have theirs
+UNIT = "weightd-inference@1.service"
 
 pytestmark = pytest.mark.root
 

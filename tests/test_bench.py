@@ -149,14 +149,13 @@ def test_without_matplotlib_a_plot_says_what_to_install(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_quick_run_has_every_row_and_leaves_nothing(tmp_path: Path) -> None:
-    picture, temp = tmp_path / "x.png", tmp_path / "tmp"
-    temp.mkdir()
+def test_a_quick_run_has_every_row_and_leaves_nothing(tmp_path: Path, short_path: Path) -> None:
+    picture = tmp_path / "x.png"
     told = bench(
         *("--quick", "--model", "lenet", "--rounds", 2, "--workers", "1,2"),
         *("--only", "memory,predict,first-answer,swap,publish,verify", "--json", "--plot", picture),
         # matplotlib and what it imports warn of their own deprecations.
-        environment={"TMPDIR": str(temp), "PYTHONWARNINGS": "default"},
+        environment={"TMPDIR": str(short_path), "PYTHONWARNINGS": "default"},
     )
     assert told.status == 0, told.err
     document = json.loads(told.out)
@@ -188,7 +187,7 @@ def test_a_quick_run_has_every_row_and_leaves_nothing(tmp_path: Path) -> None:
     assert document["engines"].keys() == {"lenet"}
     assert document["failed"] == document["skipped"] == []
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert list(temp.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def test_a_model_of_ones_own_is_measured_in_two_batches(tmp_path: Path) -> None:
@@ -220,16 +219,16 @@ def test_a_missed_bar_is_an_exit_status_only_when_asked() -> None:
     assert checked.status == (0 if json.loads(checked.out)["holds"] else 1)
 
 
-def test_a_signal_ends_it_soon_without_a_trace(tmp_path: Path) -> None:
+def test_a_signal_ends_it_soon_without_a_trace(short_path: Path) -> None:
     argv = [*MODULE, "bench", "--quick", "--only", "attach", "--rounds", "1000000"]
-    process = subprocess.Popen(argv, env=ENVIRON | {"TMPDIR": str(tmp_path)})
+    process = subprocess.Popen(argv, env=ENVIRON | {"TMPDIR": str(short_path)})
     try:
-        wait_until(lambda: list(tmp_path.glob("*/bare-*.sock")), timeout_s=20)
+        wait_until(lambda: list(short_path.glob("*/bare-*.sock")), timeout_s=20)
         process.terminate()
         assert process.wait(10) == 128 + signal.SIGTERM
     finally:
         kill_and_reap(process)
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def test_inputs_follow_the_ports_of_a_model() -> None:

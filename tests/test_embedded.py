@@ -42,8 +42,8 @@ with Embedded(os.environ) as embedded, weightd.Client(embedded.folder.path) as c
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> Environ:
-    return {"WEIGHTD_RUNTIME_DIR": str(tmp_path / "run")}
+def environ(short_path: Path) -> Environ:
+    return {"WEIGHTD_RUNTIME_DIR": str(short_path / "run")}
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ def test_the_users_process_keeps_its_umask_meanwhile(
     assert not any(mode & 0o077 for mode in modes.values())
 
 
-def test_a_daemon_can_start_in_the_folder_that_embedded_ones_use(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_a_daemon_can_start_in_the_folder_that_embedded_ones_use(short_path: Path) -> None:
+    folder = short_path / "run"
     with Embedded({"WEIGHTD_RUNTIME_DIR": str(folder)}):
         RuntimeFolder(folder).create(0o711)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o711
@@ -224,14 +224,14 @@ def test_a_daemon_can_start_in_the_folder_that_embedded_ones_use(tmp_path: Path)
 
 @pytest.mark.root
 def test_without_a_folder_of_its_own_a_user_meets_in_the_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    service = tmp_path / "service"
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    service = short_path / "service"
     service.mkdir(mode=0o711)
     os.chown(service, 1234, 1234)
     found = Rendezvous({"WEIGHTD_RUNTIME_DIR": str(service)}).path
-    assert found == tmp_path / f"weightd-{os.geteuid()}" / "embedded"
+    assert found == short_path / f"weightd-{os.geteuid()}" / "embedded"
 
 
 def test_a_handle_alone_attaches_at_a_daemon_too() -> None:
@@ -245,19 +245,19 @@ def test_a_handle_alone_attaches_at_a_daemon_too() -> None:
 
 
 def test_a_folder_whose_name_leaves_no_room_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    long = tmp_path / ("x" * (90 - len(str(tmp_path))))
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    long = short_path / ("x" * (90 - len(str(short_path))))
     found = Rendezvous({"WEIGHTD_RUNTIME_DIR": str(long)}).path
-    assert found.parent.parent == tmp_path
+    assert found.parent.parent == short_path
 
 
 def test_a_folder_that_others_could_write_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    base = tmp_path / f"weightd-{os.geteuid()}"
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    base = short_path / f"weightd-{os.geteuid()}"
     base.mkdir()
     base.chmod(0o777)
     environ = {"WEIGHTD_RUNTIME_DIR": str(base)}

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,32 +20,31 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path, short_path: Path) -> Iterator[Run]:
     """Runs an example; returns what it printed. Nothing may be on standard error."""
-    with tempfile.TemporaryDirectory(prefix="wd-") as short:
-        runtime = Path(short) / "run"
+    runtime = short_path / "run"
 
-        def ran(name: str, *arguments: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(ROOT),
-                    "TMPDIR": str(tmp_path),
-                    "WEIGHTD_RUNTIME_DIR": str(runtime),
-                },
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            assert done.stderr == ""
-            return done.stdout
+    def ran(name: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "TMPDIR": str(tmp_path),
+                "WEIGHTD_RUNTIME_DIR": str(runtime),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
 
-        yield ran
-        wait_until(lambda: not processes_of(str(tmp_path)))
-        assert [path.name for path in runtime.rglob("*")] in ([], ["embedded"])
+    yield ran
+    wait_until(lambda: not processes_of(str(tmp_path)))
+    assert [path.name for path in runtime.rglob("*")] in ([], ["embedded"])
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -30,12 +31,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelParallelRunner]:
+def built() -> Iterator[ModelParallelRunner]:
     """One for all tests: y = x @ w + b, all 2."""
-    folder = tmp_path_factory.mktemp("runner")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEIGHTD_RUNTIME_DIR", str(folder / "run"))
-        with opened(saved(dense(2), folder / "m.mindir")) as runner:
+    with (
+        tempfile.TemporaryDirectory(prefix="wd-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("WEIGHTD_RUNTIME_DIR", f"{folder}/run")
+        with opened(saved(dense(2), Path(folder) / "m.mindir")) as runner:
             yield runner
 
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -30,10 +29,9 @@ Start = Callable[[], Worker]
 
 
 @pytest.fixture
-def runtime() -> Iterator[Path]:
+def runtime(short_path: Path) -> Path:
     """A runtime folder; empty at the end, or what killed processes left there is the test's."""
-    with tempfile.TemporaryDirectory(prefix="wd-") as short:
-        yield Path(short) / "run"
+    return short_path / "run"
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_a_worker_predicts_all_the_while_and_gets_the_next_version(kept: Kept) -
         kept.wait_for_another_than(before)
         wait_until(lambda: [w.pid for w in kept.client.status().workers] == [worker.pid])
         assert [(w.version, w.lag) for w in kept.client.status().workers] == [(2, "")]
-        assert worker.ask("state", model="lenet") == {"version": 2, "connected": True, "lag": ""}
+        again = {"version": 2, "connected": True, "lag": ""}  # once it has read the daemon's answer
+        wait_until(lambda: worker.ask("state", model="lenet") == again)
         kept.client.publish("lenet", FINAL)
         worker.ask("wait_for_version", model="lenet", number=3)
         assert digest(worker) != answer

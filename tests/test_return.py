@@ -198,7 +198,9 @@ def test_a_forked_child_does_not_take_its_parents_lease(kept: Kept) -> None:
         answer = worker.ask("fork_and_wait", model="lenet")
         kept.kill()
         wait_until(lambda: [w.pid for w in kept.client.status().workers] == [worker.pid])
+        wait_until(lambda: worker.ask("state", model="lenet")["connected"])
         os.kill(answer["child"], signal.SIGKILL)
+        assert [w.pid for w in kept.client.status().workers] == [worker.pid]
         assert worker.ask("state", model="lenet")["connected"]
 
 

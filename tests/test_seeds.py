@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +77,10 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="wd-") as short:
-        place = Place(tmp_path, Path(short) / "run")
-        yield place
-        assert place.left() == []
+def place(tmp_path: Path, short_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path, short_path / "run")
+    yield place
+    assert place.left() == []
 
 
 @pytest.fixture(scope="module")

@@ -294,7 +294,7 @@ def test_a_hostile_graph_loads_or_is_refused_and_hurts_only_its_stager(
     make: Callable[[], onnx.ModelProto], tmp_path: Path
 ) -> None:
     path = nets.saved(make(), tmp_path / "hostile.onnx")
-    with running_daemon(stage_deadline_s=6.0) as daemon:  # which the loop takes to its end
+    with running_daemon(stage_deadline_s=3.0) as daemon:  # which the loop takes to its end
         with contextlib.suppress(RefusedError):  # and nothing else
             daemon.client.load("hostile", path)
         assert daemon.client.status().held_nbytes < 2**20
