@@ -1,4 +1,4 @@
-"""The control plane over ZeroMQ: a ROUTER for requests, a PUB for events. The only file that
+"""The control plane over ZeroMQ: a ROUTER for requests, another for events. The only file that
 imports zmq.
 
 Who sent a request is what the kernel says of the connection (Peer-Address), never what the
@@ -29,6 +29,9 @@ _HIGH_WATER_MARK = 1000
 _BACKLOG = 4096
 _FAREWELL_MS = 200  # how long closing waits for replies to leave
 _PROBE_S = 0.5  # how often a waiting client looks whether the daemon still lives
+_MOST_FOLLOWERS = 1024
+_MAX_TOPIC_NBYTES = 1024  # a model's name has at most 128 characters
+_GAP = b""  # in the place of an event: some before it were left out
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -43,6 +46,56 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 Sockets = Callable[[Path], socket.socket | None]  # what a service manager listens with at a path
+
+
+class _Follower(msgspec.Struct):
+    topic: bytes  # how the topics of the events that it wants begin
+    has_missed: bool = False
+
+
+class _Followers:
+    """Whoever listens to events: each has said once how their topics begin. Owns the socket.
+
+    Not a PUB: that keeps what hostile subscribers ask for when they are long gone, and tells nobody
+    that an event was dropped because he is slow.
+    """
+
+    def __init__(self, sock: "zmq.Socket[bytes]") -> None:
+        sock.setsockopt(zmq.ROUTER_MANDATORY, 1)  # who is gone is told, not skipped
+        self.sock = sock
+        self._of_route: dict[bytes, _Follower] = {}
+
+    def take_in(self) -> None:
+        """Who came since."""
+        while int(self.sock.getsockopt(zmq.EVENTS)) & _POLLIN:
+            frames = self.sock.recv_multipart(zmq.NOBLOCK)
+            if len(frames) == 2 and len(frames[1]) <= _MAX_TOPIC_NBYTES:
+                self._add(*frames)
+
+    def tell(self, topic: bytes, raw: bytes) -> None:
+        for route, follower in list(self._of_route.items()):
+            if topic.startswith(follower.topic):
+                self._tell(route, follower, raw)
+
+    def _add(self, route: bytes, topic: bytes) -> None:
+        if len(self._of_route) >= _MOST_FOLLOWERS:  # most of those are gone, or he waits in vain
+            for other, follower in list(self._of_route.items()):
+                self._tell(other, follower, _GAP)
+        if len(self._of_route) < _MOST_FOLLOWERS:
+            self._of_route[route] = _Follower(topic)
+
+    def _tell(self, route: bytes, follower: _Follower, raw: bytes) -> None:
+        try:
+            if follower.has_missed:
+                self.sock.send_multipart([route, _GAP], zmq.NOBLOCK)
+                follower.has_missed = False
+            self.sock.send_multipart([route, raw], zmq.NOBLOCK)
+        except zmq.Again:  # it does not read
+            follower.has_missed = True
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            del self._of_route[route]
 
 
 class ControlServer:
@@ -61,7 +114,7 @@ class ControlServer:
         self._names: list[Path] = []
         self._context = zmq.Context()
         self._router = self._bind(zmq.ROUTER, control, given(control))
-        self._publisher = self._bind(zmq.PUB, events, given(events))
+        self._followers = _Followers(self._bind(zmq.ROUTER, events, given(events)))
         self.dropped = 0  # messages without credentials, or not of our shape
         self._is_due = True
 
@@ -80,7 +133,9 @@ class ControlServer:
 
     def filenos(self) -> tuple[int, int]:
         """Whenever one of them is readable: woken(), then receive() until there is no more."""
-        return int(self._router.getsockopt(zmq.FD)), int(self._publisher.getsockopt(zmq.FD))
+        sockets = (self._router, self._followers.sock)
+        control, events = (int(sock.getsockopt(zmq.FD)) for sock in sockets)
+        return control, events
 
     def woken(self) -> None:
         """libzmq has something for us. It says so once: the descriptors are edge-triggered, and a
@@ -97,10 +152,10 @@ class ControlServer:
         return None
 
     def _has_input(self) -> bool:
-        """Whether a request waits. Who subscribed and who went is taken in: libzmq does it when it
-        is asked something, and keeps all of it until then."""
+        """Whether a request waits. Who came to follow events, or went, is taken in: libzmq does it
+        when it is asked something, and keeps all of it until then."""
         if self._is_due:
-            self._publisher.getsockopt(zmq.EVENTS)
+            self._followers.take_in()
             self._is_due = bool(int(self._router.getsockopt(zmq.EVENTS)) & _POLLIN)
         return self._is_due
 
@@ -113,12 +168,14 @@ class ControlServer:
             self.dropped += 1
 
     def publish(self, topic: str, raw: bytes) -> None:
+        """Tell those who follow events with this topic. One who does not read hears that he has
+        missed some, once he reads again."""
         self._is_due = True
-        self._publisher.send_multipart([topic.encode(), raw], zmq.NOBLOCK)
+        self._followers.tell(topic.encode(), raw)
 
     def close(self) -> None:
         self._router.close()
-        self._publisher.close()
+        self._followers.sock.close()
         self._context.term()
         for name in self._names:
             name.unlink(missing_ok=True)
@@ -207,19 +264,19 @@ class ControlClient:
 
     def events(self, topic: str) -> Iterator[bytes | None]:
         """Yield the events whose topic begins so, from now on, until the caller stops asking; and
-        None each time that a connection begins, which tells nothing of what was before it.
+        None for each gap: where a connection begins, and where the caller was too slow.
         NoDaemonError when the daemon is gone, ClosedError when this was closed."""
         with self._using():
-            line = self._line(zmq.SUB, self._events, zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            line = self._line(zmq.DEALER, self._events, zmq.EVENT_HANDSHAKE_SUCCEEDED)
             try:
-                line.sock.setsockopt(zmq.SUBSCRIBE, topic.encode())
                 while True:
                     self._wait(line, math.inf)
                     if line.news.poll(0):
-                        line.news.recv_multipart()
+                        line.forget_news()
+                        line.sock.send(topic.encode())
                         yield None
                     else:
-                        yield line.sock.recv_multipart()[1]
+                        yield line.sock.recv() or None
             finally:
                 line.close()
 

@@ -331,7 +331,7 @@ AttachReply = (
     Failed | YourPid | Granted | Resumed | Fetched | Notice | Revocation | Unhelped | Goodbye
 )
 
-# --- events (PUB) ------------------------------------------------------------------------
+# --- events ------------------------------------------------------------------------------
 
 
 EVENTS = (

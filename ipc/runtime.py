@@ -1,7 +1,7 @@
 """The runtime folder: where a daemon's sockets are, and the lock that makes it the only one.
 
 control.sock   ZeroMQ ROUTER: requests of owners and admins
-events.sock    ZeroMQ PUB: what happens
+events.sock    ZeroMQ ROUTER: what happens
 admin.sock     SEQPACKET: files as descriptors, from owners and admins
 attach.sock    SEQPACKET: workers
 keeper.sock    what a keeper is told by its daemon, if there is one

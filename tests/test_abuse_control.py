@@ -236,11 +236,11 @@ def private_nbytes(daemon: Daemon) -> int:
 
 def listen_and_go(daemon: Daemon) -> None:
     with stream(daemon.folder.events) as sock:
-        sock.sendall(GREETING + ready(b"SUB"))
+        sock.sendall(GREETING + ready(b"DEALER"))
         received = 0
-        while received < len(GREETING + ready(b"PUB")):
+        while received < len(GREETING + ready(b"ROUTER")):
             received += len(sock.recv(4096))
-        sock.sendall(frames(b"\1" + os.urandom(60)))
+        sock.sendall(frames(os.urandom(60)))
 
 
 def test_who_listened_to_events_and_went_takes_no_memory(daemon: Daemon) -> None:
