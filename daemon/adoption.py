@@ -12,10 +12,19 @@ from contextlib import suppress
 import msgspec
 
 from weightd.daemon.admin_plane import OfferedFile
-from weightd.daemon.model import Grant, Model, Version, VersionState
+from weightd.daemon.model import Grant, Model, VersionState
 from weightd.daemon.sources import file_name, folder_name
 from weightd.daemon.staging import Filled
-from weightd.daemon.state import KeptModel, KeptVersion, State, decode, grant_of, policy_of
+from weightd.daemon.state import (
+    KeptModel,
+    KeptVersion,
+    State,
+    decode,
+    grant_of,
+    model_of,
+    policy_of,
+    version_of,
+)
 from weightd.daemon.vault import segment_name
 from weightd.errors import DamagedStateError, NotAllowedError, WeightdError
 from weightd.ipc.peer import Process
@@ -135,8 +144,7 @@ def _state(shelf: _Shelf, adopted: Adopted) -> State:
 
 
 def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
-    model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
-    model.last_rollback, model.configured = kept.last_rollback, kept.configured
+    model = model_of(kept)
     for version in kept.versions:
         try:
             filled = _filled(kept.name, version, shelf)
@@ -144,13 +152,7 @@ def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
             adopted.refused.append(f"{kept.name} version {version.number}: {error}")
             continue
         adopted.versions[version.uid] = filled
-        model.versions[version.number] = Version(
-            version.uid,
-            version.number,
-            VersionState[version.state],
-            once=version.once,
-            damage=version.damage,
-        )
+        model.versions[version.number] = version_of(version)
         if (source := _source(version, shelf, adopted)) is not None:
             adopted.sources[version.uid] = source
     model.was_live = [number for number in kept.was_live if number in model.versions]

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from weightd.daemon.catalog import Catalog
-from weightd.daemon.model import Grant, Model, Version
+from weightd.daemon.model import Grant, Model, Version, VersionState
 from weightd.daemon.policy import Policy, Rule
 from weightd.daemon.sources import Sources
 from weightd.daemon.vault import Vault
@@ -84,6 +84,18 @@ def decode(raw: bytes) -> State:
         return protocol.convert(protocol.unpack(raw, max_nbytes=SLOT_NBYTES), State)
     except BadRequestError as error:
         raise DamagedStateError(f"it cannot be read: {error}") from error
+
+
+def model_of(kept: KeptModel) -> Model:
+    """The model, without its versions and rights."""
+    model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
+    model.last_rollback, model.configured = kept.last_rollback, kept.configured
+    return model
+
+
+def version_of(kept: KeptVersion) -> Version:
+    state = VersionState[kept.state]
+    return Version(kept.uid, kept.number, state, once=kept.once, damage=kept.damage)
 
 
 def grant_of(kept: KeptGrant) -> Grant:
