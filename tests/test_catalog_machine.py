@@ -474,4 +474,4 @@ def test_whatever_happens_in_whatever_order_the_catalog_does_what_it_should() ->
 
 @pytest.mark.stress
 def test_whatever_happens_for_a_long_time_the_catalog_does_what_it_should() -> None:
-    run(examples=1500, steps=150)
+    run(examples=800, steps=100)

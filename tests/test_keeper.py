@@ -21,6 +21,29 @@ from tests.helpers import kill_and_reap, wait_until
 
 PYTHON = [sys.executable, "-I", "-S"]
 KEEPER = Path(__file__).parent.parent / "daemon" / "keeper.py"
+RUN = """import errno, os, runpy, signal, sys
+{}
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+FORK_FAILS_TWICE = """
+fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
+def forked():
+    if failures:
+        number = failures.pop(0)
+        raise OSError(number, os.strerror(number))
+    return fork()
+os.fork = forked
+"""
+TERMINATED_BEFORE_EXEC = """
+execve = os.execve
+def become(*args):
+    os.kill(os.getppid(), signal.SIGTERM)
+    while signal.SIGTERM not in signal.sigpending():
+        pass
+    execve(*args)
+os.execve = become
+"""
 
 
 class Puppet:
@@ -65,7 +88,8 @@ class Kept:
         self._listener.listen()
         self._puppets: list[Puppet] = []
         puppet = [*PYTHON, str(WORKERS / "puppet.py"), str(folder / "puppets")]
-        command = [*PYTHON, str(KEEPER), str(self.path), str(watchdog_s), *puppet]
+        program = ["-c", RUN.format(options.pop("patch", ""))]
+        command = [*PYTHON, *program, str(KEEPER), str(self.path), str(watchdog_s), *puppet]
         prefix = options.pop("prefix", [])
         with self._log.open("wb") as log:
             options.setdefault("stderr", log)
@@ -292,6 +316,36 @@ def test_a_silent_daemon_is_killed_and_another_one_started(tmp_path: Path) -> No
             second.do("notify('WATCHDOG=1')")
             pass_time(1.0 / beats)
         assert second.do("os.getpid()") == second.pid
+
+
+def test_a_daemon_that_hangs_is_aborted_so_that_it_can_say_where(tmp_path: Path) -> None:
+    with kept_puppet(tmp_path, watchdog_s=0.5) as keeper:
+        first = keeper.next()
+        first.do("notify('READY=1')")
+        keeper.next()
+        assert f"the daemon (pid {first.pid}) ended with status -6" in keeper.log()
+
+
+def test_a_process_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
+    with kept_puppet(tmp_path, patch=FORK_FAILS_TWICE) as keeper:
+        first = keeper.next()
+        first.do("store('one')")
+        first.do("barrier()")
+        first.kill()
+        assert keeper.next().held == ["one"]
+        told = keeper.log().splitlines()
+        assert "cannot be started: Resource temporarily unavailable" in told[0]
+        assert "cannot be started: Cannot allocate memory; starting it again in 0.2 s" in told[1]
+
+
+def test_a_signal_to_end_that_meets_the_daemon_before_it_is_one_is_not_lost(
+    tmp_path: Path,
+) -> None:
+    with kept_puppet(tmp_path, patch=TERMINATED_BEFORE_EXEC) as keeper:
+        daemon = keeper.next()
+        wait_until(partial(said, daemon, "SIGTERM"))
+        daemon.end(75)
+        assert keeper.process.wait(20) == 0
 
 
 def test_what_our_own_manager_gave_us_is_not_the_daemons(tmp_path: Path) -> None:
