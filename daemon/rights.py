@@ -39,6 +39,11 @@ def model_of_handle(models: Iterable[Model], key: Key, handle: int | None) -> Mo
     )
 
 
+def whitelisted(models: Iterable[Model]) -> set[Key]:
+    """Every process that some model lets in."""
+    return {key for model in models for grant in model.grants for key in grant.processes}
+
+
 def outlaws(
     model: Model, rules: Policy, leases: Iterable[Lease], guests: Mapping[int, Guest]
 ) -> list[Lease]:

@@ -27,13 +27,13 @@ from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
-from weightd.daemon.model import Action, Free, Notify, TellRevoked
+from weightd.daemon.model import Action, Free, GiveUp, Notify, TellRevoked
 from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Publisher
 from weightd.daemon.reload import Reload
-from weightd.daemon.report import model_status, one_line_of, worker_status
-from weightd.daemon.rights import hindrances
+from weightd.daemon.report import model_status, one_line_of, outcome_of, worker_status
+from weightd.daemon.rights import hindrances, whitelisted
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings, access_of, bounds_of
 from weightd.daemon.sources import Sources, file_name, folder_name
@@ -166,6 +166,8 @@ class Server:
         )
         for note in self._notes():
             log.warning("%s", note)
+        for aside in self._catalog.aside.values():
+            self.emit("set-aside", aside.name, 0, 0, aside.reason)
         self._scrubbing.start()
         self._configured.follow(self._settings.paths)
         self._loop.call_later(_RETURN_S, self._everybody_returned)
@@ -293,13 +295,15 @@ class Server:
                     self._sources.drop(uid)
                     self._scrubbing.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
+                case GiveUp(stored):
+                    self._store.drop(stored)
                 case _:
                     assert_never(action)
         self._processes.keep_only(self._wanted())
 
     def _wanted(self) -> set[Key]:
         leases = {lease.key for lease in self._catalog.leases.values()}
-        return self._catalog.whitelisted() | leases
+        return whitelisted(self._catalog.models.values()) | leases
 
     def check_state_room(self) -> None:
         """LimitError when nothing may be added to what a successor must know."""
@@ -333,6 +337,10 @@ class Server:
         version = self._catalog.model(name).live
         return protocol.Live(name, version.number, self._vault.get(version.uid).nbytes)
 
+    def outcome(self, name: str, once: int) -> protocol.Live | None:
+        """What came of this very request, if it was carried out already."""
+        return outcome_of(self._catalog, self._vault, name, once)
+
     def guests(self, model: str, kinds: frozenset[Kind]) -> dict[int, Guest]:
         return self._desk.guests(model, kinds)
 
@@ -350,8 +358,9 @@ class Server:
         policies += self._catalog.settled.values()
         allowing = [rule for policy in policies for rule in policy.allow]
         notes = self.notes_on(tuple(dict.fromkeys(allowing)))
+        aside = tuple(map(str, self._catalog.aside.values()))
         fault = self._store.fault
-        return (f"the fd store may be gone: {fault}", *notes) if fault else notes
+        return (*aside, *((f"the fd store may be gone: {fault}",) if fault else ()), *notes)
 
     def status(self) -> protocol.DaemonStatus:
         leases = self._catalog.leases.values()

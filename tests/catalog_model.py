@@ -1,6 +1,7 @@
 """What a catalog must do, said a second time and in plain dicts: what tests/test_catalog_machine.py
 holds the real one to."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from weightd.daemon.limits import GRANTS_PER_PROCESS, LEASES_PER_PROCESS
@@ -82,6 +83,8 @@ class Expected:
     away: list[Away] = field(default_factory=list)
     awaited: set[int] = field(default_factory=set)
     unloaded: list[Told] = field(default_factory=list)  # that somebody maps
+    aside: dict[str, Told] = field(default_factory=dict)  # for a later daemon
+    done: dict[int, tuple[str, int]] = field(default_factory=dict)  # by `once`
 
     # --- what must be refused ------------------------------------------------------------
 
@@ -90,7 +93,8 @@ class Expected:
 
     def why_not_staged(self, name: str, *, is_new: bool) -> Refusal:
         if is_new:
-            refusal: Refusal = ModelExistsError if name in self.models else None
+            is_there = name in self.models or name in self.aside
+            refusal: Refusal = ModelExistsError if is_there else None
         else:
             refusal = self.unknown(name) or (LimitError if self._is_full(name) else None)
         return refusal or (BusyError if name in self.staged else None)
@@ -191,14 +195,17 @@ class Expected:
         self.workers = {lease: w for lease, w in self.workers.items() if w.pid != pid}
         self.away = [away for away in self.away if away.pid != pid]
 
-    def die(self) -> None:
-        """The daemon is killed, and the next one has its place."""
+    def die(self, aside: Iterable[str]) -> None:
+        """The daemon is killed, and the next one has its place, which cannot serve some models."""
         for worker in self.workers.values():
             others = worker.maps - {self.uid(worker)}
             self.away.append(Away(worker.pid, worker.told.name, [self.uid(worker), *others]))
         self.workers.clear()
         self.staged.clear()
         self.unloaded.clear()
+        stored = self.models | self.aside
+        self.aside = {name: told for name, told in stored.items() if name in aside}
+        self.models = {name: told for name, told in stored.items() if name not in aside}
         self.awaited = {
             uid
             for told in self.models.values()

@@ -20,6 +20,7 @@ from weightd.daemon.model import (
     VersionState,
 )
 from weightd.daemon.policy import Guest
+from weightd.daemon.rights import whitelisted
 from weightd.errors import (
     BadHandleError,
     BusyError,
@@ -299,7 +300,7 @@ def test_the_end_of_a_process_ends_its_entries_and_leases_in_every_model() -> No
     assert freed(catalog.process_ended(key(1))) == []
     assert catalog.model("m").allowed_pids() == [2]
     assert freed(catalog.process_ended(key(2))) == [1]
-    assert (catalog.leases, catalog.whitelisted()) == ({}, set())
+    assert (catalog.leases, whitelisted(catalog.models.values())) == ({}, set())
 
 
 def test_a_handle_is_for_its_processes_and_no_handle_is_for_all_that_are_whitelisted() -> None:

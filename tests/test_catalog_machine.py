@@ -4,33 +4,30 @@ the other, the catalog does what tests/catalog_model.py says, and a successor fi
 A failure prints the shortest run that shows it; CONTRIBUTING.md says how it is replayed.
 """
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from tests.catalog_model import Expected, Refusal, Worker, uid_of
+from tests.catalog_machine import Catalogs, adopted, key, rules
+from tests.catalog_model import Refusal, Worker, uid_of
 from weightd.daemon import damage, state
-from weightd.daemon.bounds import Bounds
 from weightd.daemon.catalog import Catalog
-from weightd.daemon.model import Action, Free, Model, Notify, TellRevoked, VersionState
-from weightd.daemon.policy import Guest, Policy, Rule
-from weightd.daemon.sources import Sources
-from weightd.daemon.vault import Vault
+from weightd.daemon.model import (
+    Action,
+    Aside,
+    GiveUp,
+    Notify,
+    TellRevoked,
+)
+from weightd.daemon.policy import Guest, Policy
 from weightd.errors import NotAllowedError, UnknownModelError, UnknownVersionError
-from weightd.ipc.peer import Key
 
 NAMES = st.sampled_from(["a", "b"])
 KNOWN: st.SearchStrategy[str] = st.runner().flatmap(
@@ -52,66 +49,17 @@ SELDOM = st.sampled_from([False, False, False, True])
 has_models = precondition(lambda machine: machine.expected.models)
 
 
-class Memory(Vault):
-    """Stands for the segments: each version lies in one, whose inode is its uid."""
-
-    def get(self, uid: int) -> Any:
-        return SimpleNamespace(segments=(SimpleNamespace(inode=uid),))
-
-
 def refused(why: Refusal) -> AbstractContextManager[object]:
     """The one thing that is done in here is refused with this error; None: it is not."""
     return pytest.raises(why) if why else nullcontext()
 
 
-def key(pid: int) -> Key:
-    return Key("machine", pid, pid)
-
-
-def rules(uids: Iterable[int]) -> tuple[Rule, ...]:
-    return tuple(Rule("uid", str(uid)) for uid in sorted(uids))
-
-
-def adopted(kept: state.KeptModel) -> Model:
-    """As adoption.py puts it together, with all memory and processes still there."""
-    model = state.model_of(kept)
-    model.versions = {v.number: state.version_of(v) for v in kept.versions}
-    model.was_live = list(kept.was_live)
-    model.policy = state.policy_of(kept)
-    model.grants = [state.grant_of(grant) for grant in kept.grants]
-    return model
-
-
-class CatalogMachine(RuleBasedStateMachine):
+class CatalogMachine(Catalogs):
     """Real catalogs, one after the other, beside what is expected of them."""
 
-    @initialize(keep=st.integers(1, 3), versions=st.integers(3, 5), leases=st.integers(2, 9))
-    def begin(self, keep: int, versions: int, leases: int) -> None:
-        self.expected = Expected(keep, versions, leases)
-        self.catalog = Catalog(self.bounds())
-        self.published: set[int] = set()  # uids, of all daemons together
-        self.freed: set[int] = set()
-        self.forgotten: set[int] = set()  # of unloaded models, with the daemon that had them
-        self.highest: dict[str, int] = {}  # number, since the model was loaded
-        self.handle = 0
-        self.revision = -1
+    def begun(self) -> None:
         self.stage("a")
         self.publish("a", is_same=False)
-
-    def bounds(self) -> Bounds:
-        it = self.expected
-        return Bounds(keep=it.keep, leases_per_uid=it.most_leases, versions_held=it.most_versions)
-
-    def took(self, actions: list[Action]) -> None:
-        """Hold what was announced to what is expected."""
-        freed = [action.uid for action in actions if isinstance(action, Free)]
-        assert len(set(freed)) == len(freed)
-        assert set(freed) == self.expected.settle()
-        assert not self.freed & set(freed)
-        self.freed |= set(freed)
-
-    def captured(self) -> state.State:
-        return state.captured("one", self.catalog, Memory(), Sources(lambda _: None))
 
     # --- owners ----------------------------------------------------------------------------
 
@@ -135,6 +83,7 @@ class CatalogMachine(RuleBasedStateMachine):
         number = self.expected.staged[name]
         is_first = name not in self.expected.models
         assert number > (0 if is_first else self.highest[name])
+        self.catalog._staged[name].once = self.new_once(name, number)
         actions = self.catalog.publish(name, 7, is_same=is_same)
         uid = self.catalog.model(name).live.uid
         assert uid not in self.published
@@ -162,10 +111,13 @@ class CatalogMachine(RuleBasedStateMachine):
         """To the version that was live before; to that of `back` publishes ago."""
         number = None if back is None else self.highest[name] + 1 - back
         why = self.expected.why_not_rolled_back(name, number)
-        with refused(why):
-            actions = self.catalog.rollback(name, number)
-        if why is None:
-            self.told_of(name, self.expected.rollback(name, number), actions)
+        if why is not None:
+            with refused(why):
+                self.catalog.rollback(name, number)
+            return
+        found = self.expected.rollback(name, number)
+        actions = self.catalog.rollback(name, number, self.new_once(name, found))
+        self.told_of(name, found, actions)
 
     def told_of(self, name: str, number: int, actions: list[Action]) -> None:
         """Every worker that may have it hears of the new live version, nobody else."""
@@ -244,7 +196,7 @@ class CatalogMachine(RuleBasedStateMachine):
         self.staging(name, is_new=False)
         for ask in (
             lambda: self.catalog.rollback(name, None),
-            lambda: self.catalog.unload(name),
+            lambda: self.catalog.unload(name + "?"),
             lambda: self.catalog.allow(name, {key(1): 1}, 1),
             lambda: self.catalog.revoke(name, set()),
             lambda: self.catalog.set_policy(name, Policy(), {}),
@@ -347,20 +299,32 @@ class CatalogMachine(RuleBasedStateMachine):
 
     # --- the daemon dies -------------------------------------------------------------------
 
-    @rule(does_happen=SELDOM)
-    def die_and_be_followed(self, does_happen: bool) -> None:
-        """SIGKILL. The next one has what was written down, and nothing else."""
+    @rule(does_happen=SELDOM, aside=st.frozensets(NAMES) | st.just(frozenset()))
+    def die_and_be_followed(self, does_happen: bool, aside: frozenset[str]) -> None:
+        """SIGKILL. The next one has what was written down, and nothing else. aside: what it cannot
+        serve."""
         if not does_happen:
             return
         after = state.decode(state.encode(self.written))
         assert after == self.written
-        live = {name: told.live for name, told in self.expected.models.items()}
         self.forgotten |= {u for told in self.expected.unloaded for u in told.held.values()}
-        self.expected.die()
+        self.expected.die(aside)
+        self.entries = {kept.name: kept for kept in after.models if kept.name in aside}
+        served = [adopted(kept) for kept in after.models if kept.name not in aside]
+        left = [Aside(kept.name, kept.owner_uid, "", ()) for kept in self.entries.values()]
         self.catalog = Catalog(self.bounds())
-        self.catalog.adopt([adopted(model) for model in after.models], after.last_uid)
+        self.catalog.adopt(served, after.last_uid, left, after.done)
         assert self.captured() == self.written
+        live = {name: told.live for name, told in self.expected.models.items()}
         assert {name: m.live.number for name, m in self.catalog.models.items()} == live
+
+    @precondition(lambda machine: machine.expected.aside)
+    @rule(name=NAMES)
+    def unload_what_is_set_aside(self, name: str) -> None:
+        if (told := self.expected.aside.pop(name, None)) is not None:
+            [action] = self.catalog.unload(name)
+            assert isinstance(action, GiveUp)
+            self.forgotten |= set(told.held.values())
 
     @precondition(lambda machine: machine.expected.away)
     @rule(data=st.data())
@@ -388,55 +352,6 @@ class CatalogMachine(RuleBasedStateMachine):
 
     # --- what is always so -----------------------------------------------------------------
 
-    @invariant()
-    def a_successor_would_find_everything(self) -> None:
-        now = self.captured()
-        if self.catalog.revision != self.revision:  # as Succession.commit()
-            self.written, self.revision = now, self.catalog.revision
-        assert now.models == self.written.models  # it changed, and the revision did not
-
-    @invariant()
-    def versions_are_held_by_whom_they_should(self) -> None:
-        assert self.catalog.models.keys() == self.expected.models.keys()
-        models = {id(lease.model): lease.model for lease in self.catalog.leases.values()}
-        models |= {id(model): model for model in self.catalog.models.values()}
-        found = {v.uid: v.leases for model in models.values() for v in model.versions.values()}
-        toldest = (*self.expected.models.values(), *self.expected.unloaded)
-        assert found == {
-            uid: {lease for lease, worker in self.expected.workers.items() if uid in worker.maps}
-            for told in toldest
-            for uid in told.held.values()
-        }
-        assert self.published - self.freed - self.forgotten == found.keys()
-
-    @invariant()
-    def each_model_has_one_live_version(self) -> None:
-        for name, told in self.expected.models.items():
-            model = self.catalog.models[name]
-            assert {n: v.uid for n, v in model.versions.items()} == told.held
-            states = {n: v.state for n, v in model.versions.items()}
-            others = dict.fromkeys(states.keys() - {told.live}, VersionState.HELD)
-            assert states == {told.live: VersionState.LIVE, **others}
-            damaged = {n for n, v in model.versions.items() if v.damage}
-            assert damaged == told.damaged & told.held.keys()
-            assert model.was_live == told.order
-            assert model.next_number == told.next_number == self.highest[name] + 1
-
-    @invariant()
-    def leases_are_where_their_workers_are(self) -> None:
-        workers = self.expected.workers
-        assert self.catalog.leases.keys() == workers.keys()
-        for lease in self.catalog.leases.values():
-            worker = workers[lease.id]
-            assert (lease.version, lease.is_revoked) == (worker.runs, worker.is_revoked)
-            assert lease.model.versions[lease.version].uid in worker.maps
-
-    @invariant()
-    def nobody_else_may_attach(self) -> None:
-        for name, told in self.expected.models.items():
-            listed = {pid for pid, handles in told.handles.items() if handles}
-            assert set(self.catalog.models[name].allowed_pids()) == listed
-
     def teardown(self) -> None:
         """When everybody has left and all is unloaded, all memory was freed, once."""
         if not hasattr(self, "expected"):  # hypothesis looked at the class only
@@ -446,6 +361,8 @@ class CatalogMachine(RuleBasedStateMachine):
             self.catalog.abort(name)
         for name in list(self.expected.models):
             self.unload(name)
+        for name in list(self.expected.aside):
+            self.unload_what_is_set_aside(name)
         for lease in list(self.expected.workers):
             self.detach(lease)
         assert self.freed | self.forgotten == self.published
