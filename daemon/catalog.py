@@ -7,7 +7,7 @@ A version is held by the leases that map it and by the daemon itself, which hold
 versions that were live (the live one counts). The states are in model.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
@@ -309,12 +309,12 @@ class Catalog:
             self._kinds, self._kinds_at = frozenset().union(*kinds), self.revision
         return self._kinds
 
-    def process_ended(self, key: Key) -> list[Action]:
-        """A process is gone: its entries and leases end. The number may come again, it does not."""
+    def processes_ended(self, keys: Set[Key]) -> list[Action]:
+        """These are gone: their entries and leases end. A number may come again, a key does not."""
         for model in self.models.values():
-            self.revision += model.strike(lambda entry, _: entry == key)
+            self.revision += model.strike(lambda entry, _: entry in keys)
         actions: list[Action] = []
-        for lease in [lease for lease in self.leases.values() if lease.key == key]:
+        for lease in [lease for lease in self.leases.values() if lease.key in keys]:
             actions += self.detach(lease.id)
         return actions
 

@@ -39,9 +39,10 @@ def model_of_handle(models: Iterable[Model], key: Key, handle: int | None) -> Mo
     )
 
 
-def whitelisted(models: Iterable[Model]) -> set[Key]:
-    """Every process that some model lets in."""
-    return {key for model in models for grant in model.grants for key in grant.processes}
+def wanted(models: Iterable[Model], leases: Mapping[int, Lease]) -> set[Key]:
+    """Every process that some model lets in by its PID, or that has a lease."""
+    allowed = {key for model in models for grant in model.grants for key in grant.processes}
+    return allowed | {lease.key for lease in leases.values()}
 
 
 def outlaws(

@@ -33,7 +33,7 @@ from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Publisher
 from weightd.daemon.reload import Reload
 from weightd.daemon.report import model_status, one_line_of, outcome_of, worker_status
-from weightd.daemon.rights import hindrances, whitelisted
+from weightd.daemon.rights import hindrances, wanted
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings, access_of, bounds_of
 from weightd.daemon.sources import Sources, file_name, folder_name
@@ -79,6 +79,8 @@ class Server:
         self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
         self._sources = Sources(lambda key: self._store.drop([file_name(key), folder_name(key)]))
         self._processes = ProcessTable(self._loop, self._process_ended)
+        self._ended: set[Key] = set()  # in this turn of the loop
+        self._is_tidied = True
         estate = Estate(self._store, self._catalog, self._vault, self._sources, self._processes)
         self._publisher = Publisher(self._loop, estate, settings, self)
         self._succession = Succession(estate, given.stored, self.counters)
@@ -299,11 +301,14 @@ class Server:
                     self._store.drop(stored)
                 case _:
                     assert_never(action)
-        self._processes.keep_only(self._wanted())
+        if self._is_tidied:
+            self._is_tidied = False
+            self._loop.call_soon(self._tidy)
 
-    def _wanted(self) -> set[Key]:
-        leases = {lease.key for lease in self._catalog.leases.values()}
-        return whitelisted(self._catalog.models.values()) | leases
+    def _tidy(self) -> None:
+        """Hold no process without a right and a lease. Once in a turn: it takes time."""
+        self._is_tidied = True
+        self._processes.keep_only(wanted(self._catalog.models.values(), self._catalog.leases))
 
     def check_state_room(self) -> None:
         """LimitError when nothing may be added to what a successor must know."""
@@ -329,8 +334,16 @@ class Server:
             self._fitting.settled(model, error)
 
     def _process_ended(self, key: Key) -> None:
-        self._attach_plane.end_leases_of(key)
-        self.perform(self._catalog.process_ended(key))
+        """Those of a turn are struck off together, and written down once: nobody was promised
+        anything, and a successor finds out for itself who lives."""
+        if not self._ended:
+            self._loop.call_soon(self._strike_off)
+        self._ended.add(key)
+
+    def _strike_off(self) -> None:
+        ended, self._ended = self._ended, set()
+        self._attach_plane.end_leases_of(ended)
+        self.perform(self._catalog.processes_ended(ended))
 
     def live(self, name: str) -> protocol.Live:
         """The live version of a model, as a reply."""

@@ -189,11 +189,11 @@ class Expected:
         for worker in workers:
             worker.is_revoked = True
 
-    def end(self, pid: int) -> None:
+    def end(self, pids: set[int]) -> None:
         for told in self.models.values():
-            told.handles.pop(pid, None)
-        self.workers = {lease: w for lease, w in self.workers.items() if w.pid != pid}
-        self.away = [away for away in self.away if away.pid != pid]
+            told.handles = {pid: had for pid, had in told.handles.items() if pid not in pids}
+        self.workers = {lease: w for lease, w in self.workers.items() if w.pid not in pids}
+        self.away = [away for away in self.away if away.pid not in pids]
 
     def die(self, aside: Iterable[str]) -> None:
         """The daemon is killed, and the next one has its place, which cannot serve some models."""

@@ -290,12 +290,12 @@ class CatalogMachine(Catalogs):
         self.took(self.catalog.detach(lease))
         assert self.catalog.detach(lease) == []
 
-    @rule(pid=PIDS, does_happen=SELDOM)
-    def process_ends(self, pid: int, does_happen: bool) -> None:
+    @rule(pids=st.sets(PIDS), does_happen=SELDOM)
+    def processes_end(self, pids: set[int], does_happen: bool) -> None:
         if not does_happen:
             return
-        self.expected.end(pid)
-        self.took(self.catalog.process_ended(key(pid)))
+        self.expected.end(pids)
+        self.took(self.catalog.processes_ended({key(pid) for pid in pids}))
 
     # --- the daemon dies -------------------------------------------------------------------
 
