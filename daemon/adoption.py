@@ -2,38 +2,54 @@
 
 Only what the state names, and only after a look: memory must be sealed, its manifest must be that
 of the version, a process must be the same one. What is not as it should be is refused with the
-reason, and the rest is adopted. Nothing is read again: digests of tensors are the scrubber's.
+reason, and the rest is adopted. What may pass (no descriptor or memory left, a manifest that a
+newer weightd wrote) is not for this daemon to refuse: the model is set aside whole, for a later
+one. A state that a newer weightd wrote sets everything aside: this daemon must not begin. Nothing
+is read again: digests of tensors are the scrubber's.
 """
 
+import errno
 import fcntl
 import os
-from contextlib import suppress
 
 import msgspec
 
 from weightd.daemon.admin_plane import OfferedFile
-from weightd.daemon.model import Grant, Model, Version, VersionState
+from weightd.daemon.done import Entry
+from weightd.daemon.model import Grant, Model, VersionState
 from weightd.daemon.sources import file_name, folder_name
 from weightd.daemon.staging import Filled
-from weightd.daemon.state import KeptModel, KeptVersion, State, decode, grant_of, policy_of
+from weightd.daemon.state import (
+    KeptModel,
+    KeptVersion,
+    State,
+    decode,
+    grant_of,
+    model_of,
+    policy_of,
+    version_of,
+)
 from weightd.daemon.vault import segment_name
-from weightd.errors import DamagedStateError, NotAllowedError, WeightdError
+from weightd.errors import DamagedStateError, NewerFormatError, NotAllowedError, WeightdError
 from weightd.ipc.peer import Process
 from weightd.ipc.segment import Segment
 from weightd.ipc.slots import Slots
 from weightd.weights.manifest import read_manifest
 
 STATE = "state"  # its name in the fd store
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 Stored = tuple[tuple[str, int], ...]
 
 
 class Adopted(msgspec.Struct):
     """Whoever has it owns what is in it. versions and sources are by the versions' uids; unused:
-    names in the store that nothing needs; refused: why something was not taken over. slots: None
-    also where they are damaged, and new ones take their place."""
+    names in the store that nothing needs; refused: why something was not taken over; aside: models
+    that a later daemon may take over, and reasons: why not this one. slots: None also where they
+    are damaged, and new ones take their place."""
 
     incarnation: str = ""
     last_uid: int = 0
+    done: tuple[Entry, ...] = ()
     slots: Slots | None = None
     models: list[Model] = msgspec.field(default_factory=list)
     versions: dict[int, Filled] = msgspec.field(default_factory=dict)
@@ -41,20 +57,60 @@ class Adopted(msgspec.Struct):
     processes: list[Process] = msgspec.field(default_factory=list)
     unused: list[str] = msgspec.field(default_factory=list)
     refused: list[str] = msgspec.field(default_factory=list)
+    aside: dict[str, KeptModel] = msgspec.field(default_factory=dict)
+    reasons: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class _LaterError(Exception):
+    """Not for this daemon, but perhaps for a later one."""
 
 
 def adopt(stored: Stored) -> Adopted:
-    """Owns the descriptors from here on."""
+    """Owns the descriptors from here on. NewerFormatError when all that is stored is to be left to
+    a newer weightd."""
     adopted = Adopted()
     shelf = _Shelf(stored, adopted)
     try:
         state = _state(shelf, adopted)
         adopted.incarnation, adopted.last_uid = state.incarnation, state.last_uid
+        adopted.done = state.done
         for kept in state.models:
-            _adopt_model(kept, shelf, adopted)
+            refused = len(adopted.refused)
+            try:
+                _adopt_model(kept, shelf, adopted)
+            except _LaterError as error:
+                del adopted.refused[refused:]
+                _set_aside(kept, str(error), adopted)
     finally:
         shelf.clear()
+    needed = {name for kept in adopted.aside.values() for name in names_in(kept)}
+    adopted.unused = [name for name in adopted.unused if name not in needed]
     return adopted
+
+
+def names_in(kept: KeptModel) -> tuple[str, ...]:
+    """What is stored for a model."""
+    names = [segment_name(inode) for v in kept.versions for inode in v.segments]
+    for key in (version.source for version in kept.versions if version.source):
+        names += (file_name(key), folder_name(key))
+    return tuple(dict.fromkeys(names))
+
+
+def _set_aside(kept: KeptModel, reason: str, adopted: Adopted) -> None:
+    """Undo what of it was adopted."""
+    adopted.aside[kept.name], adopted.reasons[kept.name] = kept, reason
+    for version in kept.versions:
+        adopted.versions.pop(version.uid, None)
+        _drop_source(version.uid, adopted)
+
+
+def _check_is_final(what: str, error: BaseException | None) -> None:
+    """_LaterError when it may pass."""
+    cause = error.__cause__ if isinstance(error, WeightdError) and error.__cause__ else error
+    if isinstance(cause, NewerFormatError):
+        raise _LaterError(f"{what}: {cause}") from error
+    if isinstance(cause, OSError) and cause.errno in _PASSING:
+        raise _LaterError(f"{what}: {cause.strerror}") from error
 
 
 class _Shelf:
@@ -123,35 +179,37 @@ def _state(shelf: _Shelf, adopted: Adopted) -> State:
     try:
         slots = Slots.adopt(fd)
         state = decode(slots.value) if slots.value else nothing
-    except DamagedStateError as error:
-        adopted.refused.append(f"the state, and with it everything: {error}")
+    except (DamagedStateError, NewerFormatError) as error:
         if slots is None:
             os.close(fd)
         else:
             slots.close()
+        if isinstance(error, NewerFormatError):
+            raise NewerFormatError(
+                f"the state in the fd store was written by a newer weightd ({error}). Nothing is "
+                "given up, and this weightd does not begin: start the newer one, or give up what "
+                "is stored (`systemctl stop weightd`, `systemctl clean --what=fdstore weightd`; "
+                "or end the keeper)"
+            ) from error
+        adopted.refused.append(f"the state, and with it everything: {error}")
         return nothing
     adopted.slots = slots
     return state
 
 
 def _adopt_model(kept: KeptModel, shelf: _Shelf, adopted: Adopted) -> None:
-    model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
-    model.last_rollback, model.configured = kept.last_rollback, kept.configured
+    model = model_of(kept)
     for version in kept.versions:
         try:
             filled = _filled(kept.name, version, shelf)
-        except WeightdError as error:
+            source = _source(version, shelf, adopted)
+        except (WeightdError, OSError) as error:
+            _check_is_final(f"version {version.number}", error)
             adopted.refused.append(f"{kept.name} version {version.number}: {error}")
             continue
         adopted.versions[version.uid] = filled
-        model.versions[version.number] = Version(
-            version.uid,
-            version.number,
-            VersionState[version.state],
-            once=version.once,
-            damage=version.damage,
-        )
-        if (source := _source(version, shelf, adopted)) is not None:
+        model.versions[version.number] = version_of(version)
+        if source is not None:
             adopted.sources[version.uid] = source
     model.was_live = [number for number in kept.was_live if number in model.versions]
     if not model.was_live:
@@ -222,8 +280,10 @@ def _living(grant: Grant, adopted: Adopted) -> Grant | None:
     """Those of its processes that still live, as the same ones; None when none does."""
     for key, pid in list(grant.processes.items()):
         process = None
-        with suppress(NotAllowedError):
+        try:
             process = Process.of_pid(pid)
+        except NotAllowedError as error:  # it has ended
+            _check_is_final(f"allowed process {pid}", error)
         if process is not None and process.key == key and process.is_alive():
             adopted.processes.append(process)
             continue

@@ -13,7 +13,7 @@ Whoever can reach the machine can connect, so nothing here trusts or waits for a
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import Protocol
 
@@ -107,9 +107,9 @@ class AttachPlane:
         for visitor in list(self._by_lease.values()):
             self._send(visitor, protocol.Goodbye(reason))
 
-    def end_leases_of(self, key: Key) -> None:
-        """Close the connections of a process that is gone (a child may hold them open)."""
-        for visitor in [v for v in self._visitors.values() if v.peer.process.key == key]:
+    def end_leases_of(self, keys: Set[Key]) -> None:
+        """Close the connections of processes that are gone (a child may hold them open)."""
+        for visitor in [v for v in self._visitors.values() if v.peer.process.key in keys]:
             self._close(visitor)
 
     def close(self) -> None:

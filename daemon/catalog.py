@@ -7,21 +7,23 @@ A version is held by the leases that map it and by the daemon itself, which hold
 versions that were live (the live one counts). The states are in model.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
 from weightd.daemon import limits
 from weightd.daemon.bounds import Bounds
+from weightd.daemon.done import Done, Entry
 from weightd.daemon.model import (
     Action,
+    Aside,
     Event,
     Free,
+    GiveUp,
     Grant,
     Lease,
     Model,
     Notify,
-    TellRevoked,
     Version,
     VersionState,
 )
@@ -49,8 +51,10 @@ class Catalog:
         self._staged: dict[str, Version] = {}
         self._awaited: set[int] = set()  # uids of versions whose workers may come back
         self.last_uid = 0
+        self.done = Done()
         self.revision = 0  # grows with each change that a successor must know of
         self.models: dict[str, Model] = {}
+        self.aside: dict[str, Aside] = {}
         self.leases: dict[int, Lease] = {}
 
     def apply(self, bounds: Bounds) -> list[Action]:
@@ -73,8 +77,14 @@ class Catalog:
         try:
             return self.models[name]
         except KeyError:
+            if name in self.aside:
+                raise UnknownModelError(str(self.aside[name])) from None
             known = ", ".join(sorted(self.models)) or "none"
             raise UnknownModelError(f"no model {name!r}; the daemon holds: {known}") from None
+
+    def owner_of(self, name: str) -> int | None:
+        found = self.models.get(name) or self.aside.get(name)
+        return found.owner_uid if found else None
 
     def version(self, name: str, number: int) -> Version:
         model = self.model(name)
@@ -88,6 +98,8 @@ class Catalog:
 
     def stage_new(self, name: str) -> Version:
         """Begin to load a model that is not there yet."""
+        if name in self.aside:
+            raise ModelExistsError(str(self.aside[name]))
         if name in self.models:
             raise ModelExistsError(
                 f"model {name!r} is loaded already; `weightd publish {name} FILE` gives it new "
@@ -125,14 +137,12 @@ class Catalog:
         model = self.models.setdefault(name, Model(name, owner_uid))
         model.versions[staged.number] = staged
         model.next_number = staged.number + 1
+        self.done.note(staged.once, name, staged.number)
         return self._make_live(model, staged, Event.PUBLISH, is_kept=not is_same)
 
     def rollback(self, name: str, number: int | None, once: int = 0) -> list[Action]:
-        """Make a held version live again; None: the one that was live before this one. Nothing if
-        this very request (`once`) was carried out already."""
+        """Make a held version live again; None: the one that was live before this one."""
         model = self.model(name)
-        if once and once == model.last_rollback:
-            return []
         if number is None:
             number = self._previously_live(model)
         if number == model.live.number:
@@ -140,7 +150,7 @@ class Catalog:
         version = self.version(name, number)
         version.check_whole(name)
         self.revision += 1
-        model.last_rollback = once
+        self.done.note(once, name, number)
         return self._make_live(model, version, Event.ROLLBACK)
 
     def _previously_live(self, model: Model) -> int:
@@ -172,6 +182,9 @@ class Catalog:
 
     def unload(self, name: str) -> list[Action]:
         """Forget a model. Leases keep what they map."""
+        if name in self.aside:
+            self.revision += 1
+            return [GiveUp(self.aside.pop(name).stored)]
         model = self.model(name)
         if name in self._staged:
             raise BusyError(
@@ -183,9 +196,7 @@ class Catalog:
         self._awaited -= {version.uid for version in model.versions.values()}
         model.grants.clear()
         model.live.apply(Event.REPLACE)
-        told = [
-            self._revoke_lease(lease, "the model was unloaded") for lease in self._leases_of(model)
-        ]
+        told = [lease.revoke("the model was unloaded") for lease in self._leases_of(model)]
         return [*told, *self._free_unheld(model)]
 
     def _free_unheld(self, model: Model) -> list[Action]:
@@ -204,10 +215,18 @@ class Catalog:
 
     # --- what an earlier daemon left -----------------------------------------------------
 
-    def adopt(self, models: list[Model], last_uid: int) -> None:
+    def adopt(
+        self,
+        models: list[Model],
+        last_uid: int,
+        aside: Iterable[Aside] = (),
+        done: Iterable[Entry] = (),
+    ) -> None:
         """Take over models, which are there from before. Until everybody_returned() versions that
         only workers held stay: these have to come first and say so."""
         self.models = {model.name: model for model in models}
+        self.aside = {each.name: each for each in aside}
+        self.done = Done(done)
         self.last_uid = last_uid
         self.revision += 1
         self._awaited = {
@@ -256,7 +275,7 @@ class Catalog:
         ended |= {lease.pid for lease in self._leases_of(model) if not pids or lease.pid in pids}
         self.revision += model.strike(lambda _, pid: pid in ended)
         actions: list[Action] = [
-            self._revoke_lease(lease, "the right to this model was revoked")
+            lease.revoke("the right to this model was revoked")
             for lease in self._leases_of(model)
             if lease.pid in ended
         ]
@@ -273,7 +292,7 @@ class Catalog:
         self.revision += 1
         lost = outlaws(model, self.rules_of(model), self._leases_of(model), guests)
         reason = "no rule of the model lets it in any more"
-        actions = [self._revoke_lease(lease, reason) for lease in lost]
+        actions: list[Action] = [lease.revoke(reason) for lease in lost]
         return {lease.pid for lease in lost}, actions
 
     def rules_of(self, model: Model) -> Policy:
@@ -290,29 +309,14 @@ class Catalog:
             self._kinds, self._kinds_at = frozenset().union(*kinds), self.revision
         return self._kinds
 
-    def whitelisted(self) -> set[Key]:
-        """Every process that some model lets in."""
-        return {
-            key
-            for model in self.models.values()
-            for grant in model.grants
-            for key in grant.processes
-        }
-
-    def process_ended(self, key: Key) -> list[Action]:
-        """A process is gone: its entries and leases end. The number may come again, it does not."""
+    def processes_ended(self, keys: Set[Key]) -> list[Action]:
+        """These are gone: their entries and leases end. A number may come again, a key does not."""
         for model in self.models.values():
-            self.revision += model.strike(lambda entry, _: entry == key)
+            self.revision += model.strike(lambda entry, _: entry in keys)
         actions: list[Action] = []
-        for lease in [lease for lease in self.leases.values() if lease.key == key]:
+        for lease in [lease for lease in self.leases.values() if lease.key in keys]:
             actions += self.detach(lease.id)
         return actions
-
-    @staticmethod
-    def _revoke_lease(lease: Lease, reason: str) -> Action:
-        lease.is_revoked = True
-        lease.lag = "revoked"
-        return TellRevoked(lease.id, reason)
 
     # --- leases --------------------------------------------------------------------------
 
@@ -349,8 +353,8 @@ class Catalog:
 
     def switched(self, lease_id: int, number: int, pause_us: float) -> None:
         """The worker's predictions run on this version now."""
+        self.held_by(lease_id, number)
         lease = self.leases[lease_id]
-        self._held_by(lease, number)
         lease.version = number
         lease.switches += 1
         lease.last_pause_us = pause_us
@@ -359,8 +363,8 @@ class Catalog:
 
     def not_switched(self, lease_id: int, number: int, reason: str) -> None:
         """The worker stays on what it has."""
+        self.held_by(lease_id, number)
         lease = self.leases[lease_id]
-        self._held_by(lease, number)
         lease.lag = f"stays on {lease.version}: {reason}"
 
     def runs_on(self, lease_id: int, engine: str, note: str) -> None:
@@ -370,9 +374,8 @@ class Catalog:
 
     def released(self, lease_id: int, number: int) -> list[Action]:
         """The worker maps this version no more."""
-        lease = self.leases[lease_id]
-        self._held_by(lease, number).leases.discard(lease_id)
-        return self._free_unheld(lease.model)
+        self.held_by(lease_id, number).leases.discard(lease_id)
+        return self._free_unheld(self.leases[lease_id].model)
 
     def detach(self, lease_id: int) -> list[Action]:
         """The lease ended: its connection or its process did."""
@@ -385,9 +388,7 @@ class Catalog:
 
     def held_by(self, lease_id: int, number: int) -> Version:
         """The version of this number, which the lease must hold."""
-        return self._held_by(self.leases[lease_id], number)
-
-    def _held_by(self, lease: Lease, number: int) -> Version:
+        lease = self.leases[lease_id]
         version = lease.model.versions.get(number)
         if version is None or lease.id not in version.leases:
             raise UnknownVersionError(f"this lease does not hold version {number}")

@@ -47,6 +47,8 @@ class House(Protocol):
 
     def live(self, name: str) -> protocol.Live: ...
 
+    def outcome(self, name: str, once: int) -> protocol.Live | None: ...
+
     def emit(self, what: str, model: str, version: int, pid: int, text: str = "") -> None: ...
 
     @property
@@ -167,10 +169,9 @@ class ControlPlane:
     def _check_role(self, request: protocol.ControlRequest, envelope: Envelope) -> None:
         name = getattr(request, "model", None)
         owner = None
-        if name in self._catalog.models:
-            owner = self._catalog.models[name].owner_uid
-        elif name is not None:
-            owner = self._publisher.owner_of_staged(name)
+        if name is not None:
+            owner = self._catalog.owner_of(name)
+            owner = self._publisher.owner_of_staged(name) if owner is None else owner
         self._house.roles.check(request, envelope.uid, envelope.gid, owner)
         is_question = isinstance(request, protocol.Status | protocol.Counters)
         if self._house.is_stopping and not is_question:
@@ -200,12 +201,7 @@ class ControlPlane:
             case protocol.Revoke():
                 return self._admission.revoke(request, envelope.pid)
             case protocol.Rollback():
-                self._house.perform(
-                    self._catalog.rollback(request.model, request.version, request.once)
-                )
-                live = self._house.live(request.model)
-                self._house.emit("rolled-back", live.model, live.version, envelope.pid)
-                return live
+                return self._rollback(request, envelope.pid)
             case protocol.Cancel():
                 self._publisher.cancel(request.model, f"by process {envelope.pid}")
             case protocol.Verify():
@@ -225,6 +221,15 @@ class ControlPlane:
             case _:
                 assert_never(request)
         return protocol.Done()
+
+    def _rollback(self, request: protocol.Rollback, pid: int) -> protocol.Live:
+        if (made := self._house.outcome(request.model, request.once)) is not None:
+            return made
+        actions = self._catalog.rollback(request.model, request.version, request.once)
+        self._house.perform(actions)
+        live = self._house.live(request.model)
+        self._house.emit("rolled-back", live.model, live.version, pid)
+        return live
 
     def _current_pid(self, envelope: Envelope) -> protocol.YourPid:
         with Process.of_pid(envelope.pid) as process:

@@ -25,7 +25,7 @@ _ROOM = 4096  # descriptors, where the system lets a process have twice as many
 _FIRST_FD, _OWN_FDS = 3, 64
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DELAY_S, _MAX_DELAY_S = 0.1, 5.0
-_NEVER_S = 1e6
+_NEVER_S, _ABORT_S = 1e6, 1.0
 _WELL_S = 1.0  # who was ready, and has lived that long, is started again at once
 _CREDENTIALS = struct.Struct("iII")
 _NOT_PASSED = ("WATCHDOG_PID", "LISTEN_PIDFDID", "WEIGHTD_UNIT")  # of our manager
@@ -67,7 +67,7 @@ class Keeper:
         for number in (*_FORWARDED, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # the wake-up tells which
         self._pid = 0  # of the daemon; 0 while there is none
-        self._was_ready = self._is_ready = self._is_ending = False
+        self._was_ready = self._is_ready = self._is_ending = self._is_hung = False
         self._began_s = self._delay_s = self._due_s = 0.0  # due: to start it, or take it for hung
         self._status: int | None = None  # ours, once it is known
 
@@ -78,8 +78,8 @@ class Keeper:
             if self._status is None and time.monotonic() >= self._due_s:
                 if self._pid:
                     say(f"the daemon (pid {self._pid}) was silent for {self._watchdog_s:g} s")
-                    os.kill(self._pid, signal.SIGKILL)
-                    self._heard()
+                    os.kill(self._pid, signal.SIGKILL if self._is_hung else signal.SIGABRT)
+                    self._is_hung, self._due_s = True, time.monotonic() + _ABORT_S
                 else:
                     self._start()
         return self._status
@@ -94,9 +94,10 @@ class Keeper:
             "LISTEN_FDS": str(len(self._stored)),
             "LISTEN_FDNAMES": ":".join(self._stored),
         }
-        self._is_ready, self._refused = False, []
+        self._is_ready, self._is_hung, self._refused = False, False, []
         self._began_s = time.monotonic()
         self._heard()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # until the daemon has its handlers
         try:
             self._pid = os.fork()
         except OSError as error:
@@ -104,6 +105,7 @@ class Keeper:
         else:
             if not self._pid:
                 _become(self._argv, environ, list(self._stored.values()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
 
     def _heard(self) -> None:
         self._due_s = time.monotonic() + (self._watchdog_s or _NEVER_S)

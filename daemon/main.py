@@ -5,6 +5,7 @@ where ORIGIN is JSON or the path of a file; it imports neither numpy nor an engi
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import resource
@@ -65,6 +66,7 @@ def _signals(server: Server, origin: Origin) -> Iterator[None]:
 
     before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # a keeper's daemon begins with them blocked
     try:
         yield
     finally:
@@ -79,6 +81,7 @@ def _raise_descriptor_limit() -> None:
 
 def main(argv: list[str]) -> int:
     linux.hide_from_same_user()
+    faulthandler.enable()  # SIGABRT, of a watchdog: the log has where every thread hangs
     _raise_descriptor_limit()
     logs.begin("INFO", os.environ)
     try:

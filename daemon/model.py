@@ -63,13 +63,36 @@ class Free(msgspec.Struct, frozen=True):
     uid: int
 
 
-Action = Notify | TellRevoked | Free
+class GiveUp(msgspec.Struct, frozen=True):
+    """Action: have these given up, which are in the fd store only."""
+
+    stored: tuple[str, ...]
+
+
+Action = Notify | TellRevoked | Free | GiveUp
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """A model of an earlier daemon's that this one cannot serve and a later one may. Its entry in
+    the state goes on as it is, and so does what is stored for it, by these names."""
+
+    name: str
+    owner_uid: int
+    reason: str
+    stored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.name!r} is kept in the fd store, and this daemon cannot serve it: "
+            f"{self.reason}. A daemon that is started when that is mended adopts it; `weightd "
+            f"unload {self.name}` gives it up"
+        )
 
 
 class Version(msgspec.Struct, eq=False):
     """One immutable set of weights. uid is unique in the incarnation: unlike (name, number),
     it does not come again when a model is unloaded and another of its name is loaded. once: of the
-    request that it came from. damage: what of it in memory is not as it was published, or ''."""
+    request that it comes from. damage: what of it in memory is not as it was published, or ''."""
 
     uid: int
     number: int
@@ -103,7 +126,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 class Model(msgspec.Struct, eq=False):
     """A name with versions. `was_live` lists the numbers in the order they were last live.
-    last_rollback: `once` of the request for it. configured: the path that the settings have for it,
+    configured: the path that the settings have for it,
     '' for a client's model. policy: rules given to it, beside the settings'."""
 
     name: str
@@ -114,7 +137,6 @@ class Model(msgspec.Struct, eq=False):
     grants: list[Grant] = msgspec.field(default_factory=list)
     policy: Policy = msgspec.field(default_factory=Policy)
     is_loaded: bool = True
-    last_rollback: int = 0
     configured: str = ""
 
     @property
@@ -160,3 +182,8 @@ class Lease(msgspec.Struct, eq=False):
     lag: str = ""
     engine: str = ""
     note: str = ""
+
+    def revoke(self, reason: str) -> TellRevoked:
+        self.is_revoked = True
+        self.lag = "revoked"
+        return TellRevoked(self.id, reason)

@@ -57,6 +57,9 @@ class Host(Protocol):
     def counters(self) -> Counters:
         """Where what is staged is counted."""
 
+    def outcome(self, name: str, once: int) -> protocol.Live | None:
+        """What came of this very request, if it was carried out already."""
+
     def settled(self, model: str, error: WeightdError | None) -> None:
         """A staging of this model is over; error: why nothing came of it."""
 
@@ -139,14 +142,10 @@ class Publisher:
     def _was_done(self, name: str, once: int, asker: Asker) -> bool:
         """Whether this very request was carried out already, by a daemon that could not answer any
         more: then it is answered now."""
-        model = self._catalog.models.get(name)
-        for version in model.versions.values() if model and once else ():
-            if version.once == once:
-                filled = self._vault.get(version.uid)
-                renamed = filled.manifest.renamed
-                asker.answer(protocol.Live(name, version.number, filled.nbytes, renamed))
-                return True
-        return False
+        live = self._host.outcome(name, once)
+        if live is not None:
+            asker.answer(live)
+        return live is not None
 
     def keep_tensors(self, name: str, why: str) -> None:
         """Stage the live version once more, with its original tensors. StagingError when they

@@ -6,6 +6,7 @@ from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Lease, Model, Version
 from weightd.daemon.policy import Policy
 from weightd.daemon.vault import Vault
+from weightd.ipc.protocol import Live
 from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
 
 
@@ -42,6 +43,20 @@ def worker_status(lease: Lease, since_unix_s: float) -> WorkerStatus:
         note=lease.note,
         by=str(lease.by or "pid"),
     )
+
+
+def outcome_of(catalog: Catalog, vault: Vault, name: str, once: int) -> Live | None:
+    """What came of the request for this model with this number, if it was carried out already. The
+    version may have been replaced since, and freed: then only its number is known."""
+    number = catalog.done.version(once, name)
+    if number is None:
+        return None
+    model = catalog.models.get(name)
+    version = model.versions.get(number) if model else None
+    if version is None:
+        return Live(name, number, 0)
+    filled = vault.get(version.uid)
+    return Live(name, number, filled.nbytes, filled.manifest.renamed)
 
 
 def one_line_of(catalog: Catalog, vault: Vault) -> str:

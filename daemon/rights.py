@@ -39,6 +39,12 @@ def model_of_handle(models: Iterable[Model], key: Key, handle: int | None) -> Mo
     )
 
 
+def wanted(models: Iterable[Model], leases: Mapping[int, Lease]) -> set[Key]:
+    """Every process that some model lets in by its PID, or that has a lease."""
+    allowed = {key for model in models for grant in model.grants for key in grant.processes}
+    return allowed | {lease.key for lease in leases.values()}
+
+
 def outlaws(
     model: Model, rules: Policy, leases: Iterable[Lease], guests: Mapping[int, Guest]
 ) -> list[Lease]:

@@ -27,13 +27,13 @@ from weightd.daemon.fdstore import FdStore
 from weightd.daemon.fitting import Fitting
 from weightd.daemon.limits import Requests
 from weightd.daemon.loop import Loop
-from weightd.daemon.model import Action, Free, Notify, TellRevoked
+from weightd.daemon.model import Action, Free, GiveUp, Notify, TellRevoked
 from weightd.daemon.policy import Guest, Kind, Rule
 from weightd.daemon.processes import ProcessTable
 from weightd.daemon.publisher import Publisher
 from weightd.daemon.reload import Reload
-from weightd.daemon.report import model_status, one_line_of, worker_status
-from weightd.daemon.rights import hindrances
+from weightd.daemon.report import model_status, one_line_of, outcome_of, worker_status
+from weightd.daemon.rights import hindrances, wanted
 from weightd.daemon.scrubbing import Scrubbing
 from weightd.daemon.settings import Settings, access_of, bounds_of
 from weightd.daemon.sources import Sources, file_name, folder_name
@@ -79,6 +79,8 @@ class Server:
         self._vault = Vault(lambda inode: self._store.drop([segment_name(inode)]))
         self._sources = Sources(lambda key: self._store.drop([file_name(key), folder_name(key)]))
         self._processes = ProcessTable(self._loop, self._process_ended)
+        self._ended: set[Key] = set()  # in this turn of the loop
+        self._is_tidied = True
         estate = Estate(self._store, self._catalog, self._vault, self._sources, self._processes)
         self._publisher = Publisher(self._loop, estate, settings, self)
         self._succession = Succession(estate, given.stored, self.counters)
@@ -167,17 +169,16 @@ class Server:
         for note in self._notes():
             log.warning("%s", note)
         self.emit("started", "", 0, os.getpid(), self._succession.account)
+        for aside in self._catalog.aside.values():
+            self.emit("set-aside", aside.name, 0, 0, aside.reason)
         self._scrubbing.start()
         self._configured.follow(self._settings.paths)
-        self._loop.call_later(_RETURN_S, self._everybody_returned)
+        self._loop.call_later(_RETURN_S, lambda: self.perform(self._catalog.everybody_returned()))
         self._vitals.begin()
         try:
             self._loop.run()
         finally:
             self._close()
-
-    def _everybody_returned(self) -> None:
-        self.perform(self._catalog.everybody_returned())
 
     def stop(self, reason: str) -> None:
         """Drain and end: refuse new work, stop stagers, tell the workers. From any thread, and from
@@ -294,13 +295,18 @@ class Server:
                     self._sources.drop(uid)
                     self._scrubbing.freed(uid)
                     self.emit("freed", model, version, 0, f"{nbytes} bytes")
+                case GiveUp(stored):
+                    self._store.drop(stored)
                 case _:
                     assert_never(action)
-        self._processes.keep_only(self._wanted())
+        if self._is_tidied:
+            self._is_tidied = False
+            self._loop.call_soon(self._tidy)
 
-    def _wanted(self) -> set[Key]:
-        leases = {lease.key for lease in self._catalog.leases.values()}
-        return self._catalog.whitelisted() | leases
+    def _tidy(self) -> None:
+        """Hold no process without a right and a lease. Once in a turn: it takes time."""
+        self._is_tidied = True
+        self._processes.keep_only(wanted(self._catalog.models.values(), self._catalog.leases))
 
     def check_state_room(self) -> None:
         """LimitError when nothing may be added to what a successor must know."""
@@ -326,13 +332,25 @@ class Server:
             self._fitting.settled(model, error)
 
     def _process_ended(self, key: Key) -> None:
-        self._attach_plane.end_leases_of(key)
-        self.perform(self._catalog.process_ended(key))
+        """Those of a turn are struck off together, and written down once: nobody was promised
+        anything, and a successor finds out for itself who lives."""
+        if not self._ended:
+            self._loop.call_soon(self._strike_off)
+        self._ended.add(key)
+
+    def _strike_off(self) -> None:
+        ended, self._ended = self._ended, set()
+        self._attach_plane.end_leases_of(ended)
+        self.perform(self._catalog.processes_ended(ended))
 
     def live(self, name: str) -> protocol.Live:
         """The live version of a model, as a reply."""
         version = self._catalog.model(name).live
         return protocol.Live(name, version.number, self._vault.get(version.uid).nbytes)
+
+    def outcome(self, name: str, once: int) -> protocol.Live | None:
+        """What came of this very request, if it was carried out already."""
+        return outcome_of(self._catalog, self._vault, name, once)
 
     def guests(self, model: str, kinds: frozenset[Kind]) -> dict[int, Guest]:
         return self._desk.guests(model, kinds)
@@ -351,8 +369,9 @@ class Server:
         policies += self._catalog.settled.values()
         allowing = [rule for policy in policies for rule in policy.allow]
         notes = self.notes_on(tuple(dict.fromkeys(allowing)))
+        aside = tuple(map(str, self._catalog.aside.values()))
         fault = self._store.fault
-        return (f"the fd store may be gone: {fault}", *notes) if fault else notes
+        return (*aside, *((f"the fd store may be gone: {fault}",) if fault else ()), *notes)
 
     def status(self) -> protocol.DaemonStatus:
         leases = self._catalog.leases.values()

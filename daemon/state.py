@@ -10,11 +10,17 @@ from typing import Literal
 import msgspec
 
 from weightd.daemon.catalog import Catalog
-from weightd.daemon.model import Grant, Model, Version
+from weightd.daemon.done import Entry
+from weightd.daemon.model import Grant, Model, Version, VersionState
 from weightd.daemon.policy import Policy, Rule
 from weightd.daemon.sources import Sources
 from weightd.daemon.vault import Vault
-from weightd.errors import BadRequestError, DamagedStateError, SettingsError
+from weightd.errors import (
+    BadRequestError,
+    DamagedStateError,
+    NewerFormatError,
+    SettingsError,
+)
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key
 from weightd.ipc.slots import SLOT_NBYTES
@@ -26,7 +32,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class KeptVersion(_Part, frozen=True):
     """segments: their inodes, in the manifest's order. source: the key of the file it was made
-    from, '' for none. once: see protocol.Publish."""
+    from, '' for none."""
 
     uid: int
     number: int
@@ -34,7 +40,6 @@ class KeptVersion(_Part, frozen=True):
     segments: tuple[int, ...]
     source: str = ""
     source_name: str = ""
-    once: int = 0
     damage: str = ""
 
 
@@ -54,24 +59,31 @@ class KeptModel(_Part, frozen=True):
     was_live: tuple[int, ...]
     versions: tuple[KeptVersion, ...]
     grants: tuple[KeptGrant, ...]
-    last_rollback: int = 0
     configured: str = ""
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
 
 class State(_Part, frozen=True):
-    """incarnation: of the daemon that began it, and of all that adopted it since."""
+    """incarnation: of the daemon that began it, and of all that adopted it since. done: of requests
+    that were carried out `once` (see protocol.Publish), model and version."""
 
     incarnation: str
     last_uid: int
     models: tuple[KeptModel, ...] = ()
+    done: tuple[Entry, ...] = ()
 
 
-def captured(incarnation: str, catalog: Catalog, vault: Vault, sources: Sources) -> State:
-    """How things are now."""
+def captured(
+    incarnation: str,
+    catalog: Catalog,
+    vault: Vault,
+    sources: Sources,
+    aside: tuple[KeptModel, ...] = (),
+) -> State:
+    """How things are now. aside: entries of models that are set aside, which go on as they are."""
     models = tuple(_model(model, vault, sources) for model in catalog.models.values())
-    return State(incarnation, catalog.last_uid, models)
+    return State(incarnation, catalog.last_uid, (*models, *aside), catalog.done.entries())
 
 
 def encode(state: State) -> bytes:
@@ -79,11 +91,27 @@ def encode(state: State) -> bytes:
 
 
 def decode(raw: bytes) -> State:
-    """DamagedStateError when it is not what encode() made."""
+    """DamagedStateError when it is not what encode() made; NewerFormatError when it is what another
+    weightd's did: nobody else could have written it with its digest."""
     try:
-        return protocol.convert(protocol.unpack(raw, max_nbytes=SLOT_NBYTES), State)
+        found = protocol.unpack(raw, max_nbytes=SLOT_NBYTES)
     except BadRequestError as error:
         raise DamagedStateError(f"it cannot be read: {error}") from error
+    try:
+        return protocol.convert(found, State)
+    except BadRequestError as error:
+        raise NewerFormatError(f"it is not of a form that this weightd knows: {error}") from error
+
+
+def model_of(kept: KeptModel) -> Model:
+    """The model, without its versions and rights."""
+    model = Model(kept.name, kept.owner_uid, next_number=kept.next_number)
+    model.configured = kept.configured
+    return model
+
+
+def version_of(kept: KeptVersion) -> Version:
+    return Version(kept.uid, kept.number, VersionState[kept.state], damage=kept.damage)
 
 
 def grant_of(kept: KeptGrant) -> Grant:
@@ -108,7 +136,6 @@ def _model(model: Model, vault: Vault, sources: Sources) -> KeptModel:
         was_live=tuple(model.was_live),
         versions=tuple(_version(v, model, vault, sources) for v in model.versions.values()),
         grants=tuple(_grant(grant) for grant in model.grants),
-        last_rollback=model.last_rollback,
         configured=model.configured,
         allow=tuple(map(str, model.policy.allow)),
         deny=tuple(map(str, model.policy.deny)),
@@ -124,7 +151,6 @@ def _version(version: Version, model: Model, vault: Vault, sources: Sources) -> 
         segments=tuple(segment.inode for segment in vault.get(version.uid).segments),
         source=source.key if source else "",
         source_name=source.name if source else "",
-        once=version.once,
         damage=version.damage,
     )
 

@@ -9,10 +9,11 @@ import logging
 import os
 import time
 
-from weightd.daemon.adoption import STATE, Adopted, Stored, adopt
+from weightd.daemon.adoption import STATE, Adopted, Stored, adopt, names_in
 from weightd.daemon.counters import Counters
 from weightd.daemon.damage import distrust_marked
 from weightd.daemon.estate import Estate
+from weightd.daemon.model import Aside
 from weightd.daemon.state import captured, encode
 from weightd.errors import LimitError
 from weightd.ipc.slots import Slots
@@ -31,14 +32,15 @@ class Succession:
         self.incarnation = adopted.incarnation or os.urandom(8).hex()
         self._estate = estate
         self._revision = 0
+        self._aside = adopted.aside
         self._slots = self._slots_of(adopted)
         self._take(adopted)
         self.commit()
         counters.adopted_versions = len(adopted.versions)
-        counters.refused_adoptions = len(adopted.refused)
+        counters.refused_adoptions = len(adopted.refused) + len(adopted.aside)
         self.account = (
             f"incarnation {self.incarnation}, adopted {len(adopted.models)} models with "
-            f"{len(adopted.versions)} versions, refused {len(adopted.refused)} things"
+            f"{len(adopted.versions)} versions, refused {counters.refused_adoptions} things"
         )
         if stored:
             counters.adoption_s = time.monotonic() - began_s
@@ -62,7 +64,8 @@ class Succession:
         estate = self._estate
         revision = estate.catalog.revision
         if self._slots is not None and revision != self._revision:
-            state = captured(self.incarnation, estate.catalog, estate.vault, estate.sources)
+            aside = tuple(self._aside[name] for name in estate.catalog.aside)
+            state = captured(self.incarnation, estate.catalog, estate.vault, estate.sources, aside)
             self._slots.commit(encode(state))
         self._revision = revision
 
@@ -82,7 +85,11 @@ class Succession:
 
     def _take(self, adopted: Adopted) -> None:
         estate = self._estate
-        estate.catalog.adopt(adopted.models, adopted.last_uid)
+        aside = [
+            Aside(name, kept.owner_uid, adopted.reasons[name], names_in(kept))
+            for name, kept in adopted.aside.items()
+        ]
+        estate.catalog.adopt(adopted.models, adopted.last_uid, aside, adopted.done)
         for uid, filled in adopted.versions.items():
             estate.vault.put(uid, filled)
         distrust_marked(estate.catalog, estate.vault)
@@ -93,6 +100,8 @@ class Succession:
         estate.store.drop(adopted.unused)
         for refused in adopted.refused:
             log.error("not adopted: %s", refused)
+        for each in aside:
+            log.error("not adopted now: %s", each)
         for model in adopted.models:
             numbers = ", ".join(map(str, sorted(model.versions)))
             log.info("adopted %s: versions %s, live %d", model.name, numbers, model.live.number)

@@ -233,7 +233,8 @@ class Progress(Message, frozen=True):
 
 class Live(Message, frozen=True):
     """This version is now live (with a dry run: would be, as this number). renamed: what rules made
-    of the file's names; "": left out."""
+    of the file's names; "": left out. nbytes: 0 of a version that was freed before this could be
+    told."""
 
     model: ModelName
     version: VersionNumber
@@ -352,6 +353,7 @@ EVENTS = (
     "failed",
     "corrupt",
     "started",
+    "set-aside",
     "stopping",
 )
 

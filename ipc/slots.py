@@ -17,7 +17,7 @@ from typing import Self
 
 from xxhash import xxh3_128_digest
 
-from weightd.errors import DamagedStateError, LimitError
+from weightd.errors import DamagedStateError, LimitError, NewerFormatError
 from weightd.ipc.segment import new_memfd
 
 LAYOUT = 1  # read: exactly this one; see docs/decisions/0019
@@ -56,7 +56,8 @@ class Slots:
     @classmethod
     def adopt(cls, fd: int) -> Self:
         """Those that an earlier process left. Owns `fd` once it returns. DamagedStateError when it
-        is not what new() made, or what counts is not what was written."""
+        is not what new() made, or what counts is not what was written; NewerFormatError when a
+        newer weightd made it."""
         _check_memory(fd)
         (number,) = _WORD.unpack(os.pread(fd, _WORD.size, _WORD_OFFSET))
         return cls(fd, number, _read_slot(fd, number) if number else b"")
@@ -113,10 +114,12 @@ def _check_memory(fd: int) -> None:
     magic, layout = _PREAMBLE.unpack(os.pread(fd, _PREAMBLE.size, 0))
     if magic != _MAGIC:
         raise DamagedStateError("it does not begin as a state does")
+    if layout > LAYOUT:
+        raise NewerFormatError(f"it has layout {layout}, and this weightd reads layout {LAYOUT}")
     if layout != LAYOUT:
         raise DamagedStateError(
-            f"it has layout {layout}, and this weightd reads layout {LAYOUT}: it was written by "
-            f"{'a newer' if layout > LAYOUT else 'an older'} one"
+            f"it has layout {layout}, and this weightd reads layout {LAYOUT}: it was written by an "
+            "older one"
         )
 
 

@@ -35,7 +35,7 @@ class Store:
         key = f"key{number}"
         self.put(file_name(key), os.open(os.devnull, os.O_RDONLY))
         self.put(folder_name(key), os.open("/", os.O_RDONLY))
-        made = KeptVersion(100 + number, number, "LIVE", (inode,), key, "m.onnx", 1000 + number)
+        made = KeptVersion(100 + number, number, "LIVE", (inode,), key, "m.onnx")
         before = [msgspec.structs.replace(v, state="HELD") for v in self.versions]
         self.versions = [*before, made]
         return made

@@ -20,6 +20,7 @@ from weightd.daemon.model import (
     VersionState,
 )
 from weightd.daemon.policy import Guest
+from weightd.daemon.rights import wanted
 from weightd.errors import (
     BadHandleError,
     BusyError,
@@ -296,10 +297,10 @@ def test_the_end_of_a_process_ends_its_entries_and_leases_in_every_model() -> No
     catalog = loaded(keep=1)
     attached(catalog, 1), attached(catalog, 1), attached(catalog, 2)
     publish(catalog)
-    assert freed(catalog.process_ended(key(1))) == []
+    assert freed(catalog.processes_ended({key(1)})) == []
     assert catalog.model("m").allowed_pids() == [2]
-    assert freed(catalog.process_ended(key(2))) == [1]
-    assert (catalog.leases, catalog.whitelisted()) == ({}, set())
+    assert freed(catalog.processes_ended({key(2)})) == [1]
+    assert (catalog.leases, wanted(catalog.models.values(), catalog.leases)) == ({}, set())
 
 
 def test_a_handle_is_for_its_processes_and_no_handle_is_for_all_that_are_whitelisted() -> None:

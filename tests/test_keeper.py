@@ -1,98 +1,38 @@
 """keeper.py: a real keeper process, whose daemon does what the test says."""
 
-import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.daemons import WORKERS
-from tests.helpers import kill_and_reap, wait_until
+from tests.helpers import wait_until
+from tests.puppets import KEEPER, PYTHON, Kept, Puppet, kept_puppet
 
-PYTHON = [sys.executable, "-I", "-S"]
-KEEPER = Path(__file__).parent.parent / "daemon" / "keeper.py"
-
-
-class Puppet:
-    """The daemon that runs now."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lines = sock.makefile("rw")
-        hello = json.loads(self._lines.readline())
-        self.pid: int = hello["pid"]
-        self.held: list[str] = hello["held"]
-
-    def do(self, words: str) -> Any:
-        self._lines.write(words + "\n")
-        self._lines.flush()
-        return json.loads(self._lines.readline())
-
-    def end(self, status: int) -> None:
-        """Have it exit."""
-        self._lines.write(f"os._exit({status})\n")
-        self._lines.flush()
-        self.close()
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        self.close()
-
-    def close(self) -> None:
-        self._lines.close()
-        self._sock.close()
-
-
-class Kept:
-    """A keeper, and the daemons that it starts, one after the other."""
-
-    def __init__(self, folder: Path, *, watchdog_s: float = 0.0, **options: Any) -> None:
-        self.path = folder / "keeper.sock"
-        self._log = folder / "log"
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.settimeout(20)
-        self._listener.bind(str(folder / "puppets"))
-        self._listener.listen()
-        self._puppets: list[Puppet] = []
-        puppet = [*PYTHON, str(WORKERS / "puppet.py"), str(folder / "puppets")]
-        command = [*PYTHON, str(KEEPER), str(self.path), str(watchdog_s), *puppet]
-        prefix = options.pop("prefix", [])
-        with self._log.open("wb") as log:
-            options.setdefault("stderr", log)
-            self.process = subprocess.Popen([*prefix, *command], **options)
-
-    def next(self) -> Puppet:
-        """The next daemon that it starts."""
-        self._puppets.append(Puppet(self._listener.accept()[0]))
-        return self._puppets[-1]
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def close(self) -> None:
-        kill_and_reap(self.process)
-        for puppet in self._puppets:
-            puppet.close()
-        self._listener.close()
-
-
-@contextmanager
-def kept_puppet(folder: Path, **options: Any) -> Iterator[Kept]:
-    made = Kept(folder, **options)
-    try:
-        yield made
-    finally:
-        made.close()
+FORK_FAILS_TWICE = """
+fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
+def forked():
+    if failures:
+        number = failures.pop(0)
+        raise OSError(number, os.strerror(number))
+    return fork()
+os.fork = forked
+"""
+TERMINATED_BEFORE_EXEC = """
+execve = os.execve
+def become(*args):
+    os.kill(os.getppid(), signal.SIGTERM)
+    while signal.SIGTERM not in signal.sigpending():
+        pass
+    execve(*args)
+os.execve = become
+"""
 
 
 @pytest.fixture
@@ -292,6 +232,36 @@ def test_a_silent_daemon_is_killed_and_another_one_started(tmp_path: Path) -> No
             second.do("notify('WATCHDOG=1')")
             pass_time(1.0 / beats)
         assert second.do("os.getpid()") == second.pid
+
+
+def test_a_daemon_that_hangs_is_aborted_so_that_it_can_say_where(tmp_path: Path) -> None:
+    with kept_puppet(tmp_path, watchdog_s=0.5) as keeper:
+        first = keeper.next()
+        first.do("notify('READY=1')")
+        keeper.next()
+        assert f"the daemon (pid {first.pid}) ended with status -6" in keeper.log()
+
+
+def test_a_process_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
+    with kept_puppet(tmp_path, patch=FORK_FAILS_TWICE) as keeper:
+        first = keeper.next()
+        first.do("store('one')")
+        first.do("barrier()")
+        first.kill()
+        assert keeper.next().held == ["one"]
+        told = keeper.log().splitlines()
+        assert "cannot be started: Resource temporarily unavailable" in told[0]
+        assert "cannot be started: Cannot allocate memory; starting it again in 0.2 s" in told[1]
+
+
+def test_a_signal_to_end_that_meets_the_daemon_before_it_is_one_is_not_lost(
+    tmp_path: Path,
+) -> None:
+    with kept_puppet(tmp_path, patch=TERMINATED_BEFORE_EXEC) as keeper:
+        daemon = keeper.next()
+        wait_until(partial(said, daemon, "SIGTERM"))
+        daemon.end(75)
+        assert keeper.process.wait(20) == 0
 
 
 def test_what_our_own_manager_gave_us_is_not_the_daemons(tmp_path: Path) -> None:

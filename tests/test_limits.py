@@ -59,7 +59,7 @@ def test_stuck_workers_end_publishing_before_memory_ends_and_are_named() -> None
     assert "'m' has 4 versions in memory that cannot go" in text
     assert "process 41 holds 1, process 42 holds 2, process 43 holds 3" in text
     assert "weightd revoke m PID --kill" in text
-    catalog.process_ended(key(41))
+    catalog.processes_ended({key(41)})
     assert catalog.stage_next("m").number == 5
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import struct
 import sys
@@ -11,6 +12,7 @@ from subprocess import run
 
 import pytest
 
+from tests.daemons import Daemon
 from weightd.daemon import audit, logs
 from weightd.daemon.audit import Audit
 from weightd.daemon.loop import Loop
@@ -133,3 +135,11 @@ def test_lines_go_to_the_journal_only_where_stderr_does(tmp_path: Path, is_journ
     with pytest.raises(BlockingIOError):
         journal.entry()
     journal.close()
+
+
+def test_a_daemon_that_a_watchdog_ends_says_where_each_thread_was(daemon: Daemon) -> None:
+    assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
+    said = daemon.log().partition("Fatal Python error: Aborted")[2]
+    assert "most recent call first" in said
+    assert "loop.py" in said
+    assert "in run" in said

@@ -3,6 +3,7 @@ is read again, and everybody goes on."""
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import weightd
 from tests.daemons import EARLY, FINAL, LENET, WORKERS, Kept, Worker, kept_daemon, running_worker
-from tests.helpers import wait_until
+from tests.helpers import kill_and_reap, wait_until
 from weightd.errors import (
     BrokenPeerError,
     LimitError,
@@ -152,6 +153,29 @@ def parameter(kept: Kept) -> tuple[str, Any]:
     with kept.attach_here() as here:
         name = min(here.weights)
         return name, np.array(here.weights[name])
+
+
+def commits(kept: Kept) -> int:
+    """How often the state was written, as its commit word counts it."""
+    for fd in Path(f"/proc/{kept.process.pid}/fd").iterdir():
+        if os.readlink(fd).startswith("/memfd:weightd.state"):
+            with fd.open("rb") as state:
+                return int.from_bytes(state.read(72)[64:], "little")
+    raise AssertionError("the keeper has no state")
+
+
+def test_processes_that_end_together_are_written_down_once(kept: Kept) -> None:
+    """The whole state is written each time, and nobody was promised anything."""
+    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(20)]
+    kept.client.allow("lenet", [process.pid for process in processes])
+    before = commits(kept)
+    os.kill(kept.pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{kept.pid}/stat").read_text().rpartition(")")[2][1] == "T")
+    for process in processes:
+        kill_and_reap(process)
+    os.kill(kept.pid, signal.SIGCONT)
+    wait_until(lambda: kept.client.status().models["lenet"].allowed_pids == ())
+    assert commits(kept) == before + 1
 
 
 # --- clients -----------------------------------------------------------------------------

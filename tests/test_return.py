@@ -158,6 +158,36 @@ def test_a_request_that_is_repeated_is_carried_out_once(kept: Kept) -> None:
     link.close()
 
 
+def test_a_request_is_carried_out_once_whatever_became_of_its_version(kept: Kept) -> None:
+    """Others were faster than the one who asks again: his version is replaced and freed, his model
+    unloaded."""
+    link = Link(kept.folder, 20)
+
+    def load(ticket: int) -> protocol.ControlRequest:
+        return protocol.Load("again", ticket, once=71)
+
+    def publish(ticket: int) -> protocol.ControlRequest:
+        return protocol.Publish("lenet", ticket, once=72)
+
+    number = asked(link, publish, EARLY)
+    back = protocol.Rollback("lenet", None, 74)
+    assert link.ask_once(back, protocol.Live).version == number - 1
+    assert asked(link, load, LENET) == 1
+    kept.client.publish("lenet", FINAL)
+    kept.client.publish("lenet", EARLY)
+    kept.client.unload("again")
+    before = kept.versions()
+    assert number not in dict(before)
+    kept.kill()
+    wait_until(lambda: kept.client.status().pid)
+    assert asked(link, publish, EARLY) == number
+    assert link.ask_once(back, protocol.Live).version == number - 1
+    assert asked(link, load, LENET) == 1
+    assert kept.versions() == before
+    assert list(kept.client.status().models) == ["lenet"]
+    link.close()
+
+
 # --- workers -----------------------------------------------------------------------------
 
 

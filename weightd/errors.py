@@ -70,6 +70,10 @@ class BadManifestError(RefusedError):
     """A manifest breaks a rule; the message says which."""
 
 
+class NewerFormatError(RefusedError):
+    """This was written by a newer weightd, which can read it."""
+
+
 class UnsealedSegmentError(RefusedError):
     """Memory that could still change or shrink was offered for reading."""
 

@@ -16,7 +16,12 @@ from typing import Literal, get_args
 import msgspec
 from xxhash import xxh3_128_digest
 
-from weightd.errors import BadManifestError, BadRequestError, UnknownTensorError
+from weightd.errors import (
+    BadManifestError,
+    BadRequestError,
+    NewerFormatError,
+    UnknownTensorError,
+)
 from weightd.ipc import protocol
 from weightd.weights import manifest_rules as rules
 from weightd.weights.dtypes import MAX_INT, name_fault
@@ -181,12 +186,17 @@ def pack_header(offset: int, raw: bytes) -> bytes:
 
 
 def read_manifest(data: memoryview) -> Manifest:
-    """The manifest of the version whose segment 0 is `data`; BadManifestError says what is off."""
+    """The manifest of the version whose segment 0 is `data`; BadManifestError says what is off,
+    NewerFormatError that a newer weightd wrote it."""
     if len(data) < HEADER_NBYTES:
         raise BadManifestError(f"a segment of {len(data)} bytes is too short for a header")
     magic, version, zero, offset, nbytes, digest = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise BadManifestError("the segment does not begin with weightd's magic: not a version")
+    if version > FORMAT:
+        raise NewerFormatError(
+            f"segment format {version}; this weightd reads {FORMAT}: a newer one wrote it"
+        )
     if version != FORMAT or zero:
         raise BadManifestError(f"segment format {version}.{zero}; this weightd reads {FORMAT}.0")
     _check_nbytes(nbytes)

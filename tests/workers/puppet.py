@@ -74,6 +74,7 @@ def held() -> "list[str]":
 caught: "list[str]" = []
 for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(each, lambda number, _: caught.append(signal.Signals(number).name))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [each])
 given = held()  # before anything else has a number
 channel = socket.socket(socket.AF_UNIX)
 channel.connect(sys.argv[1])
