@@ -266,10 +266,8 @@ def test_a_thousand_silent_connections_stop_nobody(lenet: Daemon) -> None:
 @pytest.mark.root
 def test_strangers_who_take_descriptors_leave_some_for_the_control_plane(lenet: Daemon) -> None:
     """libzmq aborts a process in which it finds none for a connection."""
-    room = descriptors_of(lenet) + 60
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.prlimit(lenet.pid, resource.RLIMIT_NOFILE, (room, hard))
     with ExitStack() as stack:
+        room = limited(lenet, 60, stack)
         for _ in range(100):
             stack.callback(Raw(lenet.folder.attach).close)
         wait_until(lambda: descriptors_of(lenet) > room - 40)
@@ -279,14 +277,21 @@ def test_strangers_who_take_descriptors_leave_some_for_the_control_plane(lenet: 
 
 def test_a_daemon_out_of_descriptors_takes_them_from_the_silent(lenet: Daemon) -> None:
     with ExitStack() as stack:
-        room = descriptors_of(lenet) + 20
-        limits = resource.prlimit(lenet.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(lenet.pid, resource.RLIMIT_NOFILE, (room, limits[1]))
-        stack.callback(resource.prlimit, lenet.pid, resource.RLIMIT_NOFILE, limits)
+        limited(lenet, 20, stack)
         for _ in range(100):
             stack.callback(Raw(lenet.folder.attach).close)
         wait_until(lambda: can_attach(lenet))
         assert lenet.client.status().pid == lenet.pid
+
+
+def limited(daemon: Daemon, more: int, stack: ExitStack) -> int:
+    """So many descriptors more than it has are all that it may have, for as long as the stack
+    lives; returns how many that is."""
+    most = descriptors_of(daemon) + more
+    limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
+    stack.callback(resource.prlimit, daemon.pid, resource.RLIMIT_NOFILE, limits)
+    return most
 
 
 def can_attach(daemon: Daemon) -> bool:

@@ -67,10 +67,9 @@ def test_a_model_with_a_version_of_a_newer_weightd_is_set_aside_whole(
     assert len(open_descriptors()) < before  # what is stored is the store's alone
 
 
-HERE = f"allowed process {os.getpid()}"
-
-
-@pytest.mark.parametrize(("count", "what"), [(0, "version 1"), (1, "version 2"), (2, HERE)])
+@pytest.mark.parametrize(
+    ("count", "what"), [(0, "version 1"), (1, "version 2"), (2, "allowed process {}")]
+)
 def test_a_model_for_which_no_descriptor_is_left_is_set_aside_whole(
     store: Store, count: int, what: str
 ) -> None:
@@ -84,7 +83,7 @@ def test_a_model_for_which_no_descriptor_is_left_is_set_aside_whole(
     with descriptors_left(count):
         adopted = taken(store, commit=False)
     assert list(adopted.aside) == ["m"]
-    assert adopted.reasons["m"] == f"{what}: {os.strerror(errno.EMFILE)}"
+    assert adopted.reasons["m"] == f"{what.format(os.getpid())}: {os.strerror(errno.EMFILE)}"
     assert (adopted.models, adopted.unused, adopted.refused) == ([], [], [])
     let_go(adopted)
 

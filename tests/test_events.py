@@ -38,8 +38,8 @@ def test_a_follower_hears_that_the_daemon_was_away_and_what_it_has_now(tmp_path:
             [missed] = [e for e in map(json.loads, heard) if e["what"] == "missed"]
         assert missed["pid"] == daemon.pid
         assert missed["text"] == (
-            "the daemon was away: what happened until now is not told; incarnation "
-            f"{incarnation} has 1 models, adopted 1 versions and refused 0 things"
+            "the daemon was away, or events came too fast: what happened until now is not told; "
+            f"incarnation {incarnation} has 1 models, adopted 1 versions and refused 0 things"
         )
         assert (
             f"started pid {daemon.pid} incarnation {incarnation}, adopted 1 models with 1 "

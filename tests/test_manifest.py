@@ -232,7 +232,7 @@ def test_a_manifest_is_found_in_its_segment() -> None:
 
 DAMAGE: dict[str, tuple[Callable[[bytearray], None], str]] = {
     "magic": (lambda data: data.__setitem__(0, 0), "magic"),
-    "format": (lambda data: data.__setitem__(8, 2), "segment format 2.0"),
+    "format": (lambda data: data.__setitem__(8, 0), "segment format 0.0"),
     "zero": (lambda data: data.__setitem__(12, 1), "segment format 1.1"),
     "offset": (lambda data: data.__setitem__(23, 0xFF), "out of bounds"),
     "offset in header": (lambda data: data.__setitem__(slice(16, 24), bytes(8)), "out of bounds"),

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 OnRenamed = Callable[[Mapping[str, str]], object]
 
 
+_GAP = "the daemon was away, or events came too fast: what happened until now is not told"
+
+
 class Client:
     """Speaks to one daemon on its control plane: for the user who runs it, for root, and for owners
     of models. Workers need none: weightd.attach() and weightd.current_pid() use another socket.
@@ -259,14 +262,15 @@ class Client:
 
     def events(self, name: str = "") -> Iterator[protocol.Event]:
         """What happens from now on, of models whose name begins so; ends when the caller stops
-        asking. Waits without a limit. After a gap, in which the daemon was away, comes a `missed`,
-        whatever the name: what happened in it is not told."""
+        asking. Waits without a limit. After a gap, in which the daemon was away or events came
+        faster than they were asked for, comes a `missed`, whatever the name: what happened in it is
+        not told."""
         for raw in self._link.events(name):
             yield self._missed() if raw is None else protocol.decode(raw, protocol.Event)
 
     def _missed(self) -> protocol.Event:
         """Says that there was a gap, and what the daemon that is there now has."""
-        pid, text = 0, "the daemon was away: what happened until now is not told"
+        pid, text = 0, _GAP
         try:
             status, counts = self.status(), self.counters()
         except WeightdError as error:

@@ -48,7 +48,7 @@ class Link:
 
     def events(self, topic: str) -> Iterator[bytes | None]:
         """What the channel gives; where there is a keeper, also of the daemons that follow. None
-        after a gap: the daemon was away, or another one is here now."""
+        after a gap: the daemon was away, another one is here now, or some came too fast."""
         away_since_s: float | None = None
         is_first = True
         while True:

@@ -119,7 +119,8 @@ def events(
 ) -> None:
     """Follow what happens from now on, one line each (with --json one JSON object), until Ctrl-C.
 
-    Where the daemon was away a line says `missed`: what happened meanwhile is not told.
+    Where the daemon was away, or events came too fast, a line says `missed`: what happened
+    meanwhile is not told.
 
     \b
     Examples:
