@@ -48,7 +48,11 @@ class Machine:
         return ["nsenter", "--target", str(self.init), "--all", "--", *words]
 
     def run(
-        self, *words: str, user: str | None = None, succeeds: bool = True
+        self,
+        *words: str,
+        user: str | None = None,
+        succeeds: bool = True,
+        timeout_s: float = 120,
     ) -> "subprocess.CompletedProcess[str]":
         as_user = ["runuser", "--user", user, "--"] if user else []
         done = subprocess.run(
@@ -57,14 +61,14 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_s,
             check=False,
         )
         assert not succeeds or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
 
-    def out(self, *words: str, user: str | None = None) -> str:
-        return self.run(*words, user=user).stdout.strip()
+    def out(self, *words: str, user: str | None = None, timeout_s: float = 120) -> str:
+        return self.run(*words, user=user, timeout_s=timeout_s).stdout.strip()
 
     def systemctl(self, *words: str) -> str:
         return self.out("systemctl", *words)

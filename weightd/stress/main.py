@@ -46,7 +46,7 @@ def _run(plan: Plan, findings: Findings, stage: Stage, say: Say) -> None:
     if plan.frames is not None:
         _only_fuzz(plan, findings, stage, say)
     else:
-        _everything(plan, findings, stage, say)
+        walk(plan, findings, stage, say)
     say("looking for what is left")
     left.check()
     if count := stage.tracebacks():
@@ -54,7 +54,8 @@ def _run(plan: Plan, findings: Findings, stage: Stage, say: Say) -> None:
     beyond_interpreter(findings)
 
 
-def _everything(plan: Plan, findings: Findings, stage: Stage, say: Say) -> None:
+def walk(plan: Plan, findings: Findings, stage: Stage, say: Say) -> None:
+    """Everything that the plan has, in an order that its seed gives, as often as it says."""
     with ExitStack() as stack:
         crew = Crew(plan, stage, findings, stack)
         actions = crew.actions()

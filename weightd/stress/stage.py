@@ -27,7 +27,7 @@ KEEP = 3  # versions
 BUDGET_NBYTES = 256 * 2**20
 _START_S = 30.0
 _LAST_LINES = 40
-_STAGING = b" weightd.publisher: staging lenet version "
+STAGING = b"staging lenet version "  # of the log
 _STOP_S = 5.0
 _POLL_S = 0.002
 _ASK_S = 2.0  # a request that a daemon took along is asked again
@@ -123,7 +123,7 @@ class Stage:
             new = log.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        self._stagings += whole.count(_STAGING)
+        self._stagings += whole.count(STAGING)
         self._tracebacks += whole.count(b"Traceback")
         return self._stagings
 
