@@ -68,6 +68,15 @@ def installed(machine: Machine) -> Installed:
     return Installed(machine, files, done.stdout)
 
 
+@pytest.fixture(scope="module")
+def spare() -> Iterator[Machine]:
+    """Another machine, with weightd as it is installed and a daemon that runs."""
+    with inhabited() as running:
+        running.run("make", "-C", "/srv/weightd", "install-systemd")
+        running.systemctl("enable", "--now", "weightd.service", *SOCKETS)
+        yield running
+
+
 @pytest.fixture(scope="session")
 def service(installed: Installed) -> Machine:
     """The machine with weightd's sockets open; the daemon starts when somebody asks."""

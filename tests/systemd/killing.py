@@ -12,7 +12,6 @@ from pathlib import Path
 from weightd.demo.interruption import Signals
 from weightd.errors import WeightdError
 from weightd.ipc.runtime import RuntimeFolder
-from weightd.stress.answers import MODEL
 from weightd.stress.findings import Findings
 from weightd.stress.main import walk
 from weightd.stress.outages import beyond_interpreter
@@ -62,6 +61,8 @@ class ServiceStage(Stage):
 
 
 def said(unit: str) -> str:
+    """All that it logged until now; journald writes it down when it has the time."""
+    subprocess.run(["journalctl", "--sync"], check=True)
     words = ["journalctl", "--unit", unit, "--output", "cat", "--no-pager"]
     return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode(errors="replace")
 
@@ -75,8 +76,6 @@ def main(kills: int, seed: int) -> None:
             walk(plan, findings, stage, lambda _: None)
         except WeightdError as error:
             findings.violated(f"the run ended: {type(error).__name__}: {error}")
-        with stage.client() as client:
-            client.unload(MODEL)
         if tracebacks := stage.tracebacks():
             findings.violated(f"the daemon logged {tracebacks} tracebacks")
     beyond_interpreter(findings)

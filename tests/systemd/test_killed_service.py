@@ -1,5 +1,5 @@
 """The service's daemon is killed at random moments, while eight workers predict and somebody
-publishes. WEIGHTD_KILLS: how often; then what was measured is printed (pytest -s)."""
+publishes. WEIGHTD_KILLS: how often; what was measured is printed (pytest -s)."""
 
 import json
 import os
@@ -11,17 +11,13 @@ KILLING = "/srv/weightd/tests/systemd/killing.py"
 KILLS = os.environ.get("WEIGHTD_KILLS", "12")
 
 
-def test_a_service_that_is_killed_again_and_again_loses_nothing(
-    service: Machine, settings: str
-) -> None:
-    service.write(CONFIG, f'keep = 3\nmemory_budget = "256MiB"\n{settings}')
-    service.status()  # it runs
-    service.systemctl("reload", "weightd")
-    found = json.loads(service.out(PYTHON, KILLING, KILLS, "11", timeout_s=1800))
+def test_a_service_that_is_killed_again_and_again_loses_nothing(spare: Machine) -> None:
+    spare.write(CONFIG, 'keep = 3\nmemory_budget = "256MiB"\n')
+    spare.systemctl("reload", "weightd")
+    found = json.loads(spare.out(PYTHON, KILLING, KILLS, "11", timeout_s=1800))
     print(json.dumps(found, indent=1))
     assert found["violations"] == {}, found
     assert found["predictions"]["failed"] == found["predictions"]["torn"] == 0
     assert found["predictions"]["checked"] > 1000
     assert found["done"]["kill daemon"] == int(KILLS)
     assert found["done"]["version kept over a kill"] >= int(KILLS)
-    service.systemctl("stop", "weightd.service")  # as the next test expects it
