@@ -26,6 +26,7 @@ from weightd.ipc.seqpacket import give_to_group, no_daemon
 
 _POLLIN = int(zmq.POLLIN)
 _HIGH_WATER_MARK = 1000
+_UNREAD = 16  # messages of one peer that wait in the daemon's memory; others wait in the peer's
 _BACKLOG = 4096
 _FAREWELL_MS = 200  # how long closing waits for replies to leave
 _PROBE_S = 0.5  # how often a waiting client looks whether the daemon still lives
@@ -121,7 +122,7 @@ class ControlServer:
     def _bind(self, kind: int, path: Path, given: socket.socket | None) -> "zmq.Socket[bytes]":
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_NBYTES)
-        sock.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
+        sock.setsockopt(zmq.RCVHWM, _UNREAD)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
         if given is None:
