@@ -2,11 +2,12 @@
 
 import heapq
 import itertools
-import os
 import select
 import time
 from collections import deque
 from collections.abc import Callable
+
+from weightd.ipc.bell import Bell
 
 Callback = Callable[[], object]
 
@@ -26,13 +27,13 @@ class Timer:
 
 
 class Loop:
-    """Owns its epoll and its wake-up descriptor. Everything runs in the thread of run()."""
+    """Owns its epoll and the bell that wakes it. Everything runs in the thread of run()."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}  # by descriptor
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.add(self._wake_fd, self._drain_wake)
+        self._bell: Bell | None = Bell()
+        self.add(self._bell.fileno(), self._bell.hush)
         self._soon: deque[Callback] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -66,9 +67,11 @@ class Loop:
 
     def call_soon(self, callback: Callback) -> None:
         """Call `callback` in the loop's thread. The one method that any thread may use, and
-        signal handlers too."""
+        signal handlers too. Of a loop that was closed nothing is called any more."""
+        bell = self._bell
         self._soon.append(callback)
-        os.eventfd_write(self._wake_fd, 1)
+        if bell is not None:  # which stays until it has rung, though this very call end the loop
+            bell.ring()
 
     def call_next(self, callback: Callback) -> None:
         """Call `callback` once the descriptors of this turn have been served. For what runs in the
@@ -91,8 +94,9 @@ class Loop:
         self._stopping = True
 
     def close(self) -> None:
+        self._callbacks.clear()
         self._epoll.close()
-        os.close(self._wake_fd)
+        self._bell = None
 
     def _timeout_s(self) -> float | None:
         if self._soon:
@@ -106,6 +110,3 @@ class Loop:
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2].fire()
-
-    def _drain_wake(self) -> None:
-        os.eventfd_read(self._wake_fd)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from weightd.daemon.loop import Loop
+from weightd.ipc.bell import Bell
 
 
 @pytest.fixture
@@ -176,3 +177,19 @@ def test_what_is_called_next_waits_for_the_descriptors_of_its_turn_and_for_nothi
     assert seen == ["descriptor", "descriptor", "next", "next"]
     for fd in ready:
         os.close(fd)
+
+
+def test_what_ends_the_loop_may_do_so_before_the_bell_rings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop was awake, took the call, ended and was closed, all before it was woken."""
+    loop = Loop()
+    ring = Bell.ring
+
+    def ring_late(bell: Bell) -> None:
+        loop.run()
+        loop.close()
+        ring(bell)
+
+    monkeypatch.setattr(Bell, "ring", ring_late)
+    loop.call_soon(loop.stop)
