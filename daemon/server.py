@@ -301,7 +301,7 @@ class Server:
                     assert_never(action)
         if self._is_tidied:
             self._is_tidied = False
-            self._loop.call_soon(self._tidy)
+            self._loop.call_next(self._tidy)
 
     def _tidy(self) -> None:
         """Hold no process without a right and a lease. Once in a turn: it takes time."""
@@ -335,7 +335,7 @@ class Server:
         """Those of a turn are struck off together, and written down once: nobody was promised
         anything, and a successor finds out for itself who lives."""
         if not self._ended:
-            self._loop.call_soon(self._strike_off)
+            self._loop.call_next(self._strike_off)
         self._ended.add(key)
 
     def _strike_off(self) -> None:

@@ -1,7 +1,8 @@
 """What an earlier daemon stored, made by hand: real memory, real files, a real state."""
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 
@@ -64,6 +65,17 @@ class Store:
         slots = Slots.new("weightd.state")
         slots.commit(encode(self.state()) if raw is None else raw)
         self.put(STATE, slots.fileno())
+
+
+@contextmanager
+def two_versions() -> Iterator[Store]:
+    """Versions 1 and 2 of `m`. Closes what adopt() was not given."""
+    made = Store()
+    made.version(1)
+    made.version(2)
+    yield made
+    for _, fd in made.fds:
+        os.close(fd)
 
 
 def memory(number: int, **changes: object) -> Segment:

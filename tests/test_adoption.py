@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.scrub import KIB
-from tests.stored import Store, let_go, memory, names_of, numbers, taken
+from tests.stored import Store, let_go, memory, names_of, numbers, taken, two_versions
 from weightd.daemon.adoption import STATE
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.counters import Counters
@@ -32,13 +32,8 @@ from weightd.weights.manifest import HEADER_NBYTES
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    """Versions 1 and 2 of `m`."""
-    made = Store()
-    made.version(1)
-    made.version(2)
-    yield made
-    for _, fd in made.fds:  # adopt() has taken those that were there
-        os.close(fd)
+    with two_versions() as made:
+        yield made
 
 
 # --- as it was ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from tests.daemons import FINAL, LENET, WORKERS, Kept, kept_daemon, running_worker
 from tests.helpers import open_descriptors, wait_until
-from tests.stored import Store, let_go, names_of, numbers, taken
+from tests.stored import Store, let_go, names_of, numbers, taken, two_versions
 from weightd.daemon.model import Aside
 from weightd.daemon.state import KeptGrant
 from weightd.errors import ModelExistsError, NewerFormatError, UnknownModelError
@@ -25,13 +25,8 @@ OLDER = ("-P", str(WORKERS / "older_daemon.py"))
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    """Versions 1 and 2 of `m`."""
-    made = Store()
-    made.version(1)
-    made.version(2)
-    yield made
-    for _, fd in made.fds:
-        os.close(fd)
+    with two_versions() as made:
+        yield made
 
 
 @contextmanager
