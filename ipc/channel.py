@@ -2,9 +2,9 @@
 imports zmq.
 
 Who sent a request is what the kernel says of the connection (Peer-Address), never what the
-message says. A peer without kernel credentials (ZMTP 1 or 2, a PID namespace out of sight) is
-dropped. libzmq cannot bound a hostile peer's memory, so only owners and admins reach this socket:
-the file mode is the gate.
+message says. A peer without kernel credentials (a PID namespace out of sight) is dropped, one of
+ZMTP 1 or 2 hung up on. libzmq cannot bound a hostile peer's memory, so only owners and admins reach
+this socket: the file mode is the gate.
 """
 
 import math
@@ -125,6 +125,10 @@ class ControlServer:
         sock.setsockopt(zmq.RCVHWM, _UNREAD)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
+        sock.setsockopt(
+            zmq.ROUTER_HANDOVER, 1
+        )  # without, it keeps a second peer of a name for ever
+        sock.setsockopt(zmq.ZAP_DOMAIN, b"weightd")  # nobody asks; but ZMTP 1 and 2 are refused
         if given is None:
             self._names.append(path)
         fd = _bound(path, self._gid) if given is None else given.detach()
@@ -203,7 +207,7 @@ def _open(frames: list[zmq.Frame]) -> Envelope | None:
         host, uid, gid, pid = str(frames[2].get("Peer-Address")).rsplit(":", 3)
         numbers = int(pid), int(uid), int(gid)
     except (zmq.ZMQError, ValueError, KeyError):
-        return None  # ZMTP 1 and 2 have no metadata at all
+        return None
     if host != "localhost":
         return None
     return Envelope(frames[0].bytes, frames[1].bytes, *numbers, frames[2].bytes)
@@ -336,6 +340,7 @@ class ControlClient:
         self._probe()
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.ROUTING_ID, b"w" + os.urandom(16))  # who guesses it has our answers
         line = _Line(sock, event)
         sock.connect(f"ipc://{path}")
         return line

@@ -27,6 +27,7 @@ _WAIT_S = 5.0
 _AWAY_S = 0.05
 _ANSWER_S = 0.02
 _READY = ready(b"DEALER")
+_NAMED = ready(b"DEALER", b"as others are called")
 _LAST = b"the last one"  # a request's number, of at most 16 bytes
 _MOST_NBYTES = 65536
 _MESSAGES = 300  # on one connection of ZMTP
@@ -99,13 +100,13 @@ class Fuzzer:
         if random.random() < 0.02:
             self._hang_up()
             self._connect(socket.SOCK_STREAM).sendall(
-                mutated(random, (GREETING, GREETING + _READY, _READY))
+                mutated(random, (GREETING, GREETING + _READY, GREETING + _NAMED, _READY))
             )
             self._hang_up()
             return 1
         if self._sock is None or not self._left:
             self._hang_up()
-            self._connect(socket.SOCK_STREAM).sendall(GREETING + _READY)
+            self._shake_hands()
             self._left = _MESSAGES
         assert self._sock is not None
         self._left -= 1
@@ -125,6 +126,14 @@ class Fuzzer:
             self._wait_until_read(has_answers=has_answers)
         return 1
 
+    def _shake_hands(self) -> None:
+        """A message that is there before libzmq's own READY is sent would end the connection."""
+        sock = self._connect(socket.SOCK_STREAM)
+        sock.sendall(GREETING + _READY)
+        heard = b""
+        while b"READY" not in heard:
+            heard += _some(sock)
+
     def _wait_until_read(self, *, has_answers: bool) -> None:
         """Ask something sound, and wait for its answer: all before it has been dealt with. Else the
         frames would wait in libzmq, and it would be its memory that is measured."""
@@ -133,10 +142,7 @@ class Fuzzer:
         self._sock.sendall(message(_LAST, CONTROL[0]))
         heard = b""
         while _LAST not in heard:
-            chunk = self._sock.recv(_MOST_NBYTES)
-            if not chunk:
-                return
-            heard = heard[-len(_LAST) :] + chunk
+            heard = heard[-len(_LAST) :] + _some(self._sock)
 
     def _drain(self) -> None:
         """Read what was answered, without waiting: a peer that never reads is hostile.py's."""
@@ -168,6 +174,13 @@ class Fuzzer:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+
+
+def _some(sock: socket.socket) -> bytes:
+    chunk = sock.recv(_MOST_NBYTES)
+    if not chunk:
+        raise ConnectionResetError
+    return chunk
 
 
 def main(folder: RuntimeFolder, name: str) -> None:

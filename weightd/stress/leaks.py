@@ -19,10 +19,6 @@ _KINDS = {
     "pidfd:": "pidfds",
 }
 _GROWTH = {"daemon": 12 * 2**20, "keeper": 3 * 2**20}  # bytes that Python may come to hold
-# What libzmq 4.3.5 does not give back, bytes for each mutated frame: a bare ROUTER, no weightd
-# around it, grows so too when two peers send such frames at once (SECURITY.md says it).
-_LIBZMQ_NBYTES = 40
-_ZMTP = ("mutated frame to control", "mutated frame to events")
 
 
 @dataclass(frozen=True)
@@ -44,15 +40,15 @@ class Snapshot:
         return cls(counts, rss_nbytes)
 
 
-def leaks(who: str, before: Snapshot, after: Snapshot, zmtp_frames: int = 0) -> list[str]:
-    """What there is more of than before. zmtp_frames: how many mutated ones libzmq has met."""
+def leaks(who: str, before: Snapshot, after: Snapshot) -> list[str]:
+    """What there is more of than before."""
     found = [
         f"leak: the {who} had {before.counts.get(kind, 0)} {kind} and has {count}"
         for kind, count in sorted(after.counts.items())
         if count > before.counts.get(kind, 0)
     ]
     grown = after.rss_nbytes - before.rss_nbytes
-    if grown > _GROWTH[who] + _LIBZMQ_NBYTES * zmtp_frames:
+    if grown > _GROWTH[who]:
         found.append(f"leak: the {who} has {grown / 2**20:.1f} MiB more memory of its own")
     return found
 
@@ -83,11 +79,10 @@ class Left:
             self._findings.leaks[f"{who}: private KiB"] = sizes
 
     def _faults(self, after: dict[str, Snapshot]) -> list[str]:
-        frames = sum(self._findings.done[what] for what in _ZMTP)
         return [
             fault
             for who, before in self._before.items()
-            for fault in leaks(who, before, after[who], frames if who == "daemon" else 0)
+            for fault in leaks(who, before, after[who])
         ]
 
     def _settled(self) -> dict[str, Snapshot]:
