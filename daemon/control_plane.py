@@ -108,10 +108,11 @@ class ControlPlane:
     def _turn(self) -> bool:
         """Answer some requests; True when more wait."""
         for _ in range(_REQUESTS_PER_TURN):
-            envelope = self._server.receive()
-            if envelope is None:
+            if not self._server.is_due:
                 return False
-            self._serve(envelope)
+            envelope = self._server.receive()
+            if envelope is not None:
+                self._serve(envelope)
         return True
 
     def _serve(self, envelope: Envelope) -> None:

@@ -66,12 +66,14 @@ class _Followers:
         self.sock = sock
         self._of_route: dict[bytes, _Follower] = {}
 
-    def take_in(self) -> None:
-        """Who came since."""
-        while int(self.sock.getsockopt(zmq.EVENTS)) & _POLLIN:
-            frames = self.sock.recv_multipart(zmq.NOBLOCK)
-            if len(frames) == 2 and len(frames[1]) <= _MAX_TOPIC_NBYTES:
-                self._add(*frames)
+    def take_in(self) -> bool:
+        """The next who came; True when there was one, and may be another."""
+        if not _has_input(self.sock):
+            return False
+        frames = self.sock.recv_multipart(zmq.NOBLOCK)
+        if len(frames) == 2 and len(frames[1]) <= _MAX_TOPIC_NBYTES:
+            self._add(*frames)
+        return True
 
     def tell(self, topic: bytes, raw: bytes) -> None:
         for route, follower in list(self._of_route.items()):
@@ -117,7 +119,7 @@ class ControlServer:
         self._router = self._bind(zmq.ROUTER, control, given(control))
         self._followers = _Followers(self._bind(zmq.ROUTER, events, given(events)))
         self.dropped = 0  # messages without credentials, or not of our shape
-        self._is_due = True
+        self.is_due = True  # there may be something to receive
 
     def _bind(self, kind: int, path: Path, given: socket.socket | None) -> "zmq.Socket[bytes]":
         sock: zmq.Socket[bytes] = self._context.socket(kind)
@@ -137,7 +139,7 @@ class ControlServer:
         return sock
 
     def filenos(self) -> tuple[int, int]:
-        """Whenever one of them is readable: woken(), then receive() until there is no more."""
+        """Whenever one of them is readable: woken(), then receive() while is_due."""
         sockets = (self._router, self._followers.sock)
         control, events = (int(sock.getsockopt(zmq.FD)) for sock in sockets)
         return control, events
@@ -145,28 +147,23 @@ class ControlServer:
     def woken(self) -> None:
         """libzmq has something for us. It says so once: the descriptors are edge-triggered, and a
         message that comes while one is sent may be said to nobody."""
-        self._is_due = True
+        self.is_due = True
 
     def receive(self) -> Envelope | None:
-        """The next request; None when there is none. Malformed ones are dropped and counted."""
-        while self._has_input():
-            envelope = _open(self._router.recv_multipart(zmq.NOBLOCK, copy=False))
-            if envelope is not None:
-                return envelope
-            self.dropped += 1
-        return None
-
-    def _has_input(self) -> bool:
-        """Whether a request waits. Who came to follow events, or went, is taken in: libzmq does it
-        when it is asked something, and keeps all of it until then."""
-        if self._is_due:
-            self._followers.take_in()
-            self._is_due = bool(int(self._router.getsockopt(zmq.EVENTS)) & _POLLIN)
-        return self._is_due
+        """The next request; None when none waits, or it is malformed, which is counted. One who
+        follows events is taken in with it, if one came: whoever sends many waits as all do."""
+        has_come = self._followers.take_in()
+        has_request = _has_input(self._router)
+        self.is_due = has_come or has_request
+        if not has_request:
+            return None
+        envelope = _open(self._router.recv_multipart(zmq.NOBLOCK, copy=False))
+        self.dropped += envelope is None
+        return envelope
 
     def reply(self, envelope: Envelope, raw: bytes) -> None:
         """Send a reply. A peer that is gone, or does not read, loses it."""
-        self._is_due = True
+        self.is_due = True
         try:
             self._router.send_multipart([envelope.route, envelope.request_id, raw], zmq.NOBLOCK)
         except zmq.Again:
@@ -175,7 +172,7 @@ class ControlServer:
     def publish(self, topic: str, raw: bytes) -> None:
         """Tell those who follow events with this topic. One who does not read hears that he has
         missed some, once he reads again."""
-        self._is_due = True
+        self.is_due = True
         self._followers.tell(topic.encode(), raw)
 
     def close(self) -> None:
@@ -184,6 +181,11 @@ class ControlServer:
         self._context.term()
         for name in self._names:
             name.unlink(missing_ok=True)
+
+
+def _has_input(sock: "zmq.Socket[bytes]") -> bool:
+    """Who went meanwhile is forgotten, too: libzmq does that when it is asked something."""
+    return bool(int(sock.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
 def _bound(path: Path, gid: int | None) -> int:
