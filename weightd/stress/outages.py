@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +16,7 @@ AGAIN = "serving again"
 BEYOND = "serving again, beyond interpreter start"
 INTERPRETER = "interpreter start"
 _WELL_S = 1.05  # a daemon that lived longer is started again at once
-_MEASURED_EVERY = 10
+_MEASURED_EVERY = 5
 _QUIET = 0.25  # of all kills
 _MEMORY = re.compile(r"memfd:(weightd:\S+)")
 
@@ -59,7 +57,7 @@ class Outages:
         self._findings.did("kill daemon")
         self._findings.took(AGAIN, took_s)
         if self.kills % _MEASURED_EVERY == 1:
-            self._findings.took(INTERPRETER, interpreter_start_s())
+            self._findings.took(INTERPRETER, self._stage.interpreter_start_s())
         self._check(memory, stagings, requests, is_quiet=is_quiet)
 
     def kill_at_once(self, random: Random) -> None:
@@ -142,10 +140,3 @@ def beyond_interpreter(findings: Findings) -> None:
         median_s = bare[len(bare) // 2]
         for took_s in findings.times_s[AGAIN]:
             findings.took(BEYOND, max(0.0, took_s - median_s))
-
-
-def interpreter_start_s() -> float:
-    """How long a Python takes that does nothing, started as the daemon is."""
-    started_s = time.monotonic()
-    subprocess.run([sys.executable, "-P", "-c", "pass"], check=True)
-    return time.monotonic() - started_s

@@ -4,6 +4,7 @@ it is registered to be cleaned up in the moment in which it is made."""
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -114,6 +115,12 @@ class Stage:
         """As the kernel names whoever listens on the attach socket."""
         with connect(self.runtime.attach, max_fds=0, timeout_s=_ASK_S) as connection:
             return credentials(connection.sock)[0]
+
+    def interpreter_start_s(self) -> float:
+        """How long a Python takes that does nothing, started as the daemon is."""
+        started_s = time.monotonic()
+        subprocess.run([sys.executable, "-P", "-c", "pass"], check=True)
+        return time.monotonic() - started_s
 
     def stagings(self) -> int:
         """How many stagers were started so far for the model that is predicted on, by what the
