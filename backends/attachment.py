@@ -256,7 +256,10 @@ class Attachment:
     @property
     def spoken_of(self) -> tuple[str, str] | None:
         session = self._session
-        return (session.engine, session.note) if session is not None else None
+        try:
+            return (session.engine, session.note) if session is not None else None
+        except ClosedError:  # meanwhile; the lease stays for arrays that do
+            return None
 
     def connected(self, is_so: bool, why: str = "") -> None:
         with self._changed:

@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 from contextlib import closing
 
 import numpy as np
@@ -13,6 +14,7 @@ import weightd
 from tests.daemons import EARLY, FINAL, Daemon, Worker, running_daemon, running_worker
 from tests.helpers import kill_and_reap, wait_until
 from tests.raw import refused
+from weightd.backends.prepacked.session import PrepackedSession
 from weightd.daemon.limits import LEASES_PER_PROCESS
 from weightd.daemon.settings import Settings
 from weightd.errors import (
@@ -153,6 +155,29 @@ def test_an_array_kept_after_close_keeps_the_lease_until_it_goes(daemon: Daemon)
         daemon.client.publish("lenet", file)
     assert leases_of(daemon) == {1: 1, 2: 0, 3: 0}
     assert np.array_equal(array, before)
+    del array
+    wait_until(lambda: leases_of(daemon) == {2: 0, 3: 0})
+
+
+def test_an_array_keeps_the_lease_when_the_engine_closes_while_its_state_is_told(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.load_lenet(keep_tensors=True)
+    model = daemon.attach_here()
+    array = model.weights[next(iter(model.weights))]
+    is_asked = threading.Event()
+
+    def note_once_closed(session: PrepackedSession) -> str:
+        is_asked.set()
+        wait_until(lambda: model.running is None)
+        return session.engine  # as the note: says that it was closed
+
+    monkeypatch.setattr(PrepackedSession, "note", property(note_once_closed))
+    daemon.client.publish("lenet", EARLY)
+    assert is_asked.wait(10)
+    model.close()
+    daemon.client.publish("lenet", FINAL)
+    assert leases_of(daemon) == {1: 1, 2: 0, 3: 0}
     del array
     wait_until(lambda: leases_of(daemon) == {2: 0, 3: 0})
 
