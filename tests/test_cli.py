@@ -19,7 +19,7 @@ from weightd import __version__
 
 HEAVY = {"numpy", "zmq", "onnx", "onnxruntime", "msgpack"}
 COMMANDS = [
-    "serve", "status", "top", "events", "upgrade", "exporter", "shutdown",
+    "serve", "keeper", "status", "top", "events", "upgrade", "exporter", "shutdown",
     "load", "publish", "update", "rollback", "verify", "cancel", "unload",
     "allow", "deny", "revoke", "ps", "predict", "eval", "inspect", "convert",
     "doctor", "demo", "bench", "stress",

@@ -51,6 +51,25 @@ def test_serve_serves_until_sigterm_and_leaves_no_socket(cli: CommandLine, tmp_p
     assert [path for path in cli.runtime_dir.iterdir() if path.is_socket()] == []
 
 
+@pytest.mark.parametrize("argv", [("keeper",), ("serve", "--keep")], ids=["keeper", "serve"])
+def test_a_keeper_starts_the_next_daemon_with_the_weights_of_the_last(
+    cli: CommandLine, tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    log = tmp_path / "log"
+    with cli.started(*argv, "--keep-versions", "5", log=log) as process:
+        wait_until_ready(process, log)
+        with weightd.Client(cli.runtime_dir) as client:
+            client.load("lenet", LENET)
+            before = client.status()
+            assert before.pid != process.pid
+            os.kill(before.pid, signal.SIGKILL)
+            wait_until(lambda: client.status().pid != before.pid)
+            assert list(client.status().models) == ["lenet"]
+        assert log.read_text().count("staging lenet") == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 def test_the_command_line_goes_over_the_file(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets" / "lenet5.onnx").write_bytes(LENET.read_bytes())

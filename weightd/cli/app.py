@@ -22,7 +22,7 @@ from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
 from weightd.cli.screen import print_error
-from weightd.cli.serve import serve
+from weightd.cli.serve import keeper, serve
 from weightd.cli.stress import stress
 from weightd.cli.top import top
 from weightd.cli.verify import verify
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "The daemon": (serve, status, top, events, upgrade, exporter, shutdown),
+    "The daemon": (serve, keeper, status, top, events, upgrade, exporter, shutdown),
     "Models": (load, publish, update, rollback, verify, cancel, unload),
     "Workers": (allow, deny, revoke, ps, predict, eval_),
     "Files": (inspect, convert),
@@ -76,7 +76,8 @@ def root(
 
     \b
     Exit status:
-      0    done; of serve and exporter: ended by SIGTERM, serve also by shutdown
+      0    done; of serve, keeper and exporter: ended by SIGTERM, the first two
+           also by shutdown
       1    done, and something is wrong: verify found damage, revoke or deny
            --kill left somebody alive, demo or stress a promise unkept, bench
            a measurement failed or (--check) a bar missed, doctor a lack;

@@ -1,5 +1,5 @@
-"""`weightd serve`: settings from a file and the command line, checked, then the daemon in this
-process's place, so that what stays in memory is the daemon alone."""
+"""`weightd serve` and `weightd keeper`: settings from a file and the command line, checked, then
+the daemon or its keeper in this process's place, so that what stays in memory is that alone."""
 
 import os
 import sys
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from weightd.ipc.runtime import RuntimeFolder
 
 
+_Models = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A model to load at start; may be repeated."),
+]
+_Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Settings in TOML; its paths are relative to itself."),
+]
+_KeepVersions = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Versions held for rollback, with the live one; default 2."),
+]
+_MemoryBudget = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="What all segments together may take: 8GiB."),
+]
 _Engine = Annotated[
     Engine | None,
     typer.Option(
@@ -37,26 +53,14 @@ _AttachPublic = Annotated[
 def serve(  # noqa: PLR0913 - each is an option
     *,
     runtime_dir: RuntimeDir = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="A model to load at start; may be repeated."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Settings in TOML; its paths are relative to itself."),
-    ] = None,
+    model: _Models = None,
+    config: _Config = None,
     keep: Annotated[
         bool,
-        typer.Option("--keep", help="Under a keeper, which holds the weights and restarts it."),
+        typer.Option("--keep", help="Under a keeper, as `weightd keeper` does."),
     ] = False,
-    keep_versions: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Versions held for rollback, with the live one; default 2."),
-    ] = None,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="What all segments together may take: 8GiB."),
-    ] = None,
+    keep_versions: _KeepVersions = None,
+    memory_budget: _MemoryBudget = None,
     engine: _Engine = None,
     attach_public: _AttachPublic = None,
 ) -> None:
@@ -85,6 +89,38 @@ def serve(  # noqa: PLR0913 - each is an option
     origin = _origin(config, {name: value for name, value in given.items() if value is not None})
     _check(folder, origin.read())
     _become_daemon(folder, origin, is_kept=keep)
+
+
+def keeper(  # noqa: PLR0913 - each is an option
+    *,
+    runtime_dir: RuntimeDir = None,
+    model: _Models = None,
+    config: _Config = None,
+    keep_versions: _KeepVersions = None,
+    memory_budget: _MemoryBudget = None,
+    engine: _Engine = None,
+    attach_public: _AttachPublic = None,
+) -> None:
+    """Run a daemon, and hold its weights: when it dies, the next one has them.
+
+    For containers and laptops, where no systemd does that: a small parent, in the
+    foreground, until SIGTERM or Ctrl-C. The options are those of `weightd serve`.
+
+    \b
+    Examples:
+      weightd keeper --model lenet=lenet5.onnx
+      weightd keeper --runtime-dir /run/weightd --config /etc/weightd.toml
+    """
+    serve(
+        runtime_dir=runtime_dir,
+        model=model,
+        config=config,
+        keep=True,
+        keep_versions=keep_versions,
+        memory_budget=memory_budget,
+        engine=engine,
+        attach_public=attach_public,
+    )
 
 
 def _origin(config: Path | None, given: dict[str, Any]) -> "Origin":
