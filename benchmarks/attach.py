@@ -32,7 +32,7 @@ _START_S = 20.0
 def measure(place: Place, nbytes: int, rounds: int) -> Comparison:
     """With plain tensors of this size."""
     what = f"attach, {nbytes // MIB} MiB"
-    return _measure(what, _look, place, nbytes, rounds, _BAR)
+    return _measure(what, look, place, nbytes, rounds, _BAR)
 
 
 def measure_manifest(place: Place, nbytes: int, rounds: int) -> Comparison:
@@ -48,9 +48,9 @@ def _measure(
     place.client.load(name, {"weights": np.ones(nbytes, np.uint8)})
     place.client.allow(name, place.client.current_pid())
     runtime = RuntimeFolder(place.client.runtime_dir)
-    with _bare_server(place, nbytes) as address:
+    with bare_server(place, nbytes) as address:
         ours, floor = in_turns(
-            lambda: _attach(runtime, name, read),
+            lambda: attach_once(runtime, name, read),
             lambda: bare.attach(address),
             rounds=rounds,
             warmup=_WARMUP,
@@ -59,11 +59,12 @@ def _measure(
     return Comparison("attach", what, "s", ours, floor, "bare exchange", bar)
 
 
-def _look(data: memoryview) -> None:
+def look(data: memoryview) -> None:
     assert data[: len(MAGIC)] == MAGIC
 
 
-def _attach(runtime: RuntimeFolder, name: str, read: Read) -> float:
+def attach_once(runtime: RuntimeFolder, name: str, read: Read = look) -> float:
+    """Attach, read what is mapped, detach; returns the seconds of all but the last."""
     started_s = time.perf_counter()
     with closing(Lease(runtime, timeout_s=10)) as lease:
         grant = lease.attach(name, None)
@@ -76,7 +77,7 @@ def _attach(runtime: RuntimeFolder, name: str, read: Read) -> float:
 
 
 @contextmanager
-def _bare_server(place: Place, nbytes: int) -> Iterator[str]:
+def bare_server(place: Place, nbytes: int) -> Iterator[str]:
     """The address of a process that gives a descriptor of `nbytes` to whoever connects."""
     address = str(place.folder / f"bare-{nbytes}.sock")
     argv = module_command("bare_server", address, nbytes)

@@ -6,7 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from weightd.benchmarks import api, attach, first_answer, memory, predict, publish, swap, verify
+from weightd.benchmarks import (
+    api,
+    attach,
+    crowd,
+    first_answer,
+    memory,
+    predict,
+    publish,
+    swap,
+    verify,
+)
 from weightd.benchmarks.comparison import Comparison
 from weightd.benchmarks.daemon import Place, running_daemon
 from weightd.benchmarks.model import Model
@@ -77,6 +87,8 @@ class _Run:
             self._of_tensors(attach.measure, nbytes, attach.COPIES, effort.attach)
         least = min(effort.attach_nbytes)
         self._of_tensors(attach.measure_manifest, least, attach.COPIES, effort.attach)
+        with self._trying("four processes at once"), running_daemon() as place:
+            self._findings.comparisons += crowd.measure(place, least, effort.crowd)
 
     def _publishes(self, effort: Effort) -> None:
         for nbytes in effort.publish_nbytes:

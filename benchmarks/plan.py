@@ -18,6 +18,7 @@ class Effort:
     """
 
     attach: int = 400
+    crowd: int = 15
     memory: int = 1
     predict: int = 60
     predict_s: float = 4.0
@@ -42,6 +43,7 @@ class Effort:
         return replace(
             self,
             attach=rounds,
+            crowd=rounds,
             memory=rounds,
             predict=rounds,
             predict_s=float("inf"),
@@ -56,6 +58,7 @@ class Effort:
 NORMAL = Effort()
 QUICK = Effort(
     attach=100,
+    crowd=3,
     predict=20,
     predict_s=2.0,
     first_answer=3,
