@@ -20,6 +20,7 @@ from weightd.daemon.loop import Loop
 from weightd.errors import (
     BadRequestError,
     CancelledError,
+    InsufficientMemoryError,
     RefusedError,
     StagingError,
     WeightdError,
@@ -228,13 +229,7 @@ class Staging:
 
     def _verify(self, base_segments: tuple[int, ...]) -> Filled:
         """The daemon's own look at what the stager says is ready."""
-        order = self._order
-        try:
-            segment = _adopt_read_only(self._segment_fd)
-        except (WeightdError, OSError) as error:
-            raise StagingError(
-                f"the stager of {order.model!r} left no sealed segment: {error}"
-            ) from error
+        order, segment = self._order, self._sealed()
         try:
             with segment.data as data:  # released here: a refusal's traceback would keep it
                 manifest = read_manifest(data)
@@ -256,6 +251,17 @@ class Staging:
             segment.close()
             raise
         return Filled(manifest, (segment, *older))
+
+    def _sealed(self) -> Segment:
+        """The segment that the stager left."""
+        try:
+            return _adopt_read_only(self._segment_fd)
+        except InsufficientMemoryError:  # here, which is not the stager's doing
+            raise
+        except (WeightdError, OSError) as error:
+            raise StagingError(
+                f"the stager of {self._order.model!r} left no sealed segment: {error}"
+            ) from error
 
     def _older_segments(
         self, manifest: Manifest, base_segments: tuple[int, ...]

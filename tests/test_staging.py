@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from weightd.ipc import protocol
 
 BIG = {f"t{n}": np.zeros(2**24, np.float32) for n in range(5)}  # 320 MiB
 STOP = signal.SIGSTOP
+PAGE_NBYTES = resource.getpagesize()
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,20 @@ def test_a_budget_counts_what_is_held_and_names_the_numbers() -> None:
             assert text in str(caught.value)
         daemon.client.unload("one")
         daemon.client.load("two", one)
+
+
+def test_a_daemon_that_cannot_map_a_version_says_that_and_goes_on() -> None:
+    weights = {"t": np.zeros(2**23, np.float32)}  # 32 MiB
+    with running_daemon() as daemon:
+        daemon.load_lenet()
+        limits = resource.prlimit(daemon.pid, resource.RLIMIT_AS)
+        address_space = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[0]) * PAGE_NBYTES
+        resource.prlimit(daemon.pid, resource.RLIMIT_AS, (address_space + 16 * 2**20, limits[1]))
+        with pytest.raises(InsufficientMemoryError, match="cannot be mapped here"):
+            daemon.client.load("large", weights)
+        resource.prlimit(daemon.pid, resource.RLIMIT_AS, limits)
+        daemon.client.load("large", weights)
+        assert daemon.client.status().pid == daemon.pid
 
 
 def test_a_budget_is_for_what_stays_not_for_the_compilers_scratch() -> None:
