@@ -23,6 +23,7 @@ from weightd.errors import (
     ClosedError,
     DaemonTimeoutError,
     ForkedError,
+    InsufficientMemoryError,
     TensorsNeededError,
     UsageError,
 )
@@ -272,6 +273,14 @@ class Attachment:
 
     def switch(self, mapped: MappedVersion) -> float:
         """See Follower: this is what the watcher switches."""
+        try:
+            return self._switch(mapped)
+        except MemoryError as error:
+            raise InsufficientMemoryError(
+                f"there is no memory to switch to version {mapped.number}"
+            ) from error
+
+    def _switch(self, mapped: MappedVersion) -> float:
         session, pause_us = self._session, 0.0
         if self.is_closing:
             raise ClosedError("this attachment was closed")

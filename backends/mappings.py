@@ -41,6 +41,10 @@ class Mappings:
     def is_empty(self) -> bool:
         return not self._count
 
+    def has(self, number: int) -> bool:
+        """Whether this version is mapped, or was until a moment ago."""
+        return number in self._count
+
     @property
     def has_news(self) -> bool:
         return not self._gone.empty()

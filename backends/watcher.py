@@ -161,9 +161,16 @@ class Watcher:
     def _follow(self) -> None:
         """Switch to the live version, or stay on the old one and say why."""
         try:
-            mapped = self._mappings.map(self._lease.pull())
+            grant = self._lease.pull()
         except RefusedError as error:
             self._follower.stays(str(error))
+            return
+        try:
+            mapped = self._mappings.map(grant)
+        except RefusedError as error:  # such as one of a newer weightd
+            self._refuse(grant.version, str(error))
+            if not self._mappings.has(grant.version):
+                self._lease.released(grant.version)
             return
         self._switch(mapped)
 
@@ -172,17 +179,21 @@ class Watcher:
             pause_us = self._follower.switch(mapped)
         except ClosedError:
             return
+        except TensorsNeededError as error:
+            self._refuse(mapped.number, str(error), comes_again=True)
+            self._lease.unfit(mapped.number, str(error.__cause__))
+            return
         except WeightdError as error:
-            self._tried = mapped.number
-            is_unfit = isinstance(error, TensorsNeededError)  # it comes again, in a form that fits
-            why = str(error)
-            self._follower.stays(why, for_good=0 if is_unfit else mapped.number)
-            self._lease.not_switched(mapped.number, why)
-            if is_unfit:
-                self._lease.unfit(mapped.number, str(error.__cause__))
+            self._refuse(mapped.number, str(error))
             return
         self._lease.switched(mapped.number, pause_us)
         self._tell_engine()
+
+    def _refuse(self, number: int, why: str, *, comes_again: bool = False) -> None:
+        """Stay on the old version. comes_again: in a form that fits."""
+        self._tried = number
+        self._follower.stays(why, for_good=0 if comes_again else number)
+        self._lease.not_switched(number, why)
 
     def _tell_engine(self) -> None:
         """Let the daemon know when predictions run on another engine than the version's."""
@@ -255,11 +266,11 @@ class Watcher:
             self._mappings.forget()
             mapped = self._mappings.map(answer)
             mapped.manifest.check_fits(running.manifest)
+            self._begin(lease, answer.incarnation)
+            self._switch(mapped)
         except BaseException:
             lease.close()
             raise
-        self._begin(lease, answer.incarnation)
-        self._switch(mapped)
 
     def _begin(self, lease: Lease, incarnation: str) -> None:
         level = logging.WARNING if self._has_warned else logging.INFO

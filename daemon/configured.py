@@ -42,9 +42,10 @@ class Configured:
         self._is_busy = False
 
     def check(self, paths: Mapping[str, str]) -> None:
-        """SettingsError when the file of a model that is not here cannot be opened."""
-        for name, path in paths.items():
-            if name not in self._catalog.models:
+        """SettingsError when one of these files cannot be opened, and there is nothing yet: else
+        what is there is served or kept, whatever is wrong with others."""
+        if not (self._catalog.models or self._catalog.aside):
+            for path in paths.values():
                 open_file(path).close()
 
     def follow(self, paths: Mapping[str, str]) -> None:

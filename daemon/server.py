@@ -99,8 +99,7 @@ class Server:
         )
         self._admission = Admission(self, self._catalog, self._processes)
         self._configured = Configured(self, self._catalog, self._publisher)
-        if not self._catalog.models:  # else those are served, whatever is wrong with others
-            self._configured.check(settings.paths)
+        self._configured.check(settings.paths)
         self._open_planes(given)
         self._reloading = Reload(
             self,
@@ -216,6 +215,8 @@ class Server:
         self._loop.call_soon(partial(self._reload, read))
 
     def _reload(self, read: Callable[[], Settings]) -> None:
+        if self.is_stopping:
+            return
         self._manager.reloading()
         try:
             settings = read()

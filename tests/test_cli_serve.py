@@ -56,11 +56,12 @@ def test_a_keeper_starts_the_next_daemon_with_the_weights_of_the_last(
     cli: CommandLine, tmp_path: Path, argv: tuple[str, ...]
 ) -> None:
     log = tmp_path / "log"
-    with cli.started(*argv, "--keep-versions", "5", log=log) as process:
+    with cli.started(*argv, "--memory-budget", "1.5G", log=log) as process:
         wait_until_ready(process, log)
         with weightd.Client(cli.runtime_dir) as client:
             client.load("lenet", LENET)
             before = client.status()
+            assert before.budget_nbytes == 1536 * 2**20
             assert before.pid != process.pid
             os.kill(before.pid, signal.SIGKILL)
             wait_until(lambda: client.status().pid != before.pid)

@@ -25,7 +25,6 @@ from weightd.errors import (
     BadManifestError,
     CompileError,
     EngineMismatchError,
-    InsufficientMemoryError,
     PredictError,
     TensorsNeededError,
     WeightdError,
@@ -163,14 +162,6 @@ class PrepackedSession:
         return self._current.get().run(inputs)
 
     def swap(self, version: MappedVersion) -> float:
-        try:
-            return self._swap(version)
-        except MemoryError as error:
-            raise InsufficientMemoryError(
-                f"there is no memory to switch to version {version.number}"
-            ) from error
-
-    def _swap(self, version: MappedVersion) -> float:
         opened = self._current.get()
         if not isinstance(opened, _Packed):
             return self._current.exchange(_checked(version, self._threads))
