@@ -19,7 +19,14 @@ from typing import Protocol, assert_never
 
 from weightd.backends.mappings import Mappings
 from weightd.backends.version import MappedVersion
-from weightd.errors import ClosedError, RefusedError, TensorsNeededError, WeightdError
+from weightd.errors import (
+    BadHandleError,
+    ClosedError,
+    NotAllowedError,
+    RefusedError,
+    TensorsNeededError,
+    WeightdError,
+)
 from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
 from weightd.ipc.lease import Lease, Notices
@@ -28,6 +35,7 @@ log = logging.getLogger("weightd.worker")
 
 _FIRST_RETRY_S = 0.02
 _LAST_RETRY_S = 0.5  # a daemon that is back has its workers within a second
+_NOT_ALLOWED_RETRY_S = 3.0  # of one that has to be let in first
 
 
 class Follower(Protocol):
@@ -239,6 +247,8 @@ class Watcher:
                 try:
                     self._attach_again()
                 except RefusedError as error:
+                    if isinstance(error, NotAllowedError | BadHandleError):
+                        delay_s = _NOT_ALLOWED_RETRY_S
                     if str(error) != told:
                         told = str(error)
                         log.warning("the daemon is back and does not let this process in: %s", told)

@@ -4,14 +4,17 @@ in no more. Rules are the catalog's and policy.py's.
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
+
+import msgspec
 
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.model import Action, Lease
 from weightd.daemon.policy import Guest, Kind, Policy, Rule
 from weightd.daemon.processes import ProcessTable
+from weightd.daemon.rights import pardoned, standing
 from weightd.errors import BadRequestError, RefusedError, SettingsError
 from weightd.ipc import protocol
 from weightd.ipc.peer import Key, Process
@@ -46,7 +49,7 @@ class Admission:
         handle = self._whitelist(request) if request.pids else None
         if rules:
             self._set_policy(request.model, policy)
-        self._house.perform([])
+        self._pardon(request.model, request.pids, rules)
         self._house.emit("allowed", request.model, 0, asker, _listed(request.pids, rules))
         return protocol.Allowed(handle, self._notes(request.model, rules))
 
@@ -65,6 +68,8 @@ class Admission:
         pids, actions = self._set_policy(request.model, policy)
         taken = tuple(map(str, rules)) if request.lift else ()
         revoked = self._end(before, pids, actions, kill=request.kill, rules=taken)
+        if request.lift:
+            self._pardon(request.model, (), rules)
         if rules:
             self._house.emit(what, request.model, 0, asker, _listed((), rules))
         return revoked
@@ -84,11 +89,12 @@ class Admission:
             more = self._set_policy(request.model, model.policy.not_allowing(rules))
             pids |= more[0]
             actions += more[1]
+        left = self._standing(request.model, before, pids, is_all=is_all)
         texts = tuple(map(str, taken))
         revoked = self._end(before, pids, actions, kill=request.kill, rules=texts)
         if pids or taken:
             self._house.emit("revoked", request.model, 0, asker, _listed(sorted(pids), taken))
-        return revoked
+        return msgspec.structs.replace(revoked, standing=tuple(map(str, left)))
 
     def reconsider(self) -> None:
         """The rules of the settings have changed: whom nothing lets in any more loses the right."""
@@ -109,6 +115,25 @@ class Admission:
     def _set_policy(self, name: str, policy: Policy) -> tuple[set[int], list[Action]]:
         kinds = policy.kinds | self._catalog.rules_of(self._catalog.model(name)).kinds
         return self._catalog.set_policy(name, policy, self._house.guests(name, kinds))
+
+    def _pardon(self, name: str, pids: Collection[int], rules: Sequence[Rule]) -> None:
+        """Workers that had lost the right, and have it again by these, follow again."""
+        model = self._catalog.model(name)
+        policy = self._catalog.rules_of(model)
+        guests = self._house.guests(name, policy.kinds | Policy(tuple(rules)).kinds)
+        leases = self._catalog.leases.values()
+        self._house.perform(pardoned(model, policy, leases, guests, pids=pids, among=rules))
+
+    def _standing(
+        self, name: str, leases: Iterable[Lease], pids: set[int], *, is_all: bool
+    ) -> tuple[Rule, ...]:
+        """What lets in those all the same whose right was revoked. is_all: everybody's was."""
+        model = self._catalog.model(name)
+        policy = self._catalog.rules_of(model)
+        if is_all:
+            return tuple(dict.fromkeys(policy.allow))
+        guests = self._house.guests(name, policy.kinds)
+        return standing(model, policy, [x for x in leases if x.pid in pids], guests)
 
     def _notes(self, name: str, rules: Sequence[Rule]) -> tuple[str, ...]:
         denied = _those_in(rules, self._catalog.rules_of(self._catalog.model(name)).deny)

@@ -291,7 +291,7 @@ class Catalog:
         model.policy = policy
         self.revision += 1
         lost = outlaws(model, self.rules_of(model), self._leases_of(model), guests)
-        reason = "no rule of the model lets it in any more"
+        reason = "the rules of the model let it in no more"
         actions: list[Action] = [lease.revoke(reason) for lease in lost]
         return {lease.pid for lease in lost}, actions
 

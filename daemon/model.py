@@ -187,3 +187,10 @@ class Lease(msgspec.Struct, eq=False):
         self.is_revoked = True
         self.lag = "revoked"
         return TellRevoked(self.id, reason)
+
+    def pardon(self, by: Rule | None) -> Notify:
+        """The right is there again, by this rule or the PID."""
+        self.is_revoked, self.by = False, by
+        live = self.model.live.number
+        self.lag = "" if self.version == live else "notified"
+        return Notify(self.id, live)

@@ -24,8 +24,8 @@ def model_status(model: Model, rules: Policy, vault: Vault) -> ModelStatus:
         nbytes=vault.nbytes_of(v.uid for v in model.versions.values()),
         versions=tuple(_version_status(v, vault) for v in model.versions.values()),
         allowed_pids=tuple(model.allowed_pids()),
-        allow=tuple(map(str, rules.allow)),
-        deny=tuple(map(str, rules.deny)),
+        allow=tuple(dict.fromkeys(map(str, rules.allow))),  # in the settings, and given again
+        deny=tuple(dict.fromkeys(map(str, rules.deny))),
     )
 
 

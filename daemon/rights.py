@@ -3,9 +3,9 @@
 Pure, as the catalog is, whose part this is. The decision itself is in policy.py.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from weightd.daemon.model import Lease, Model
+from weightd.daemon.model import Action, Lease, Model
 from weightd.daemon.policy import Admission, Claim, Guest, Policy, Rule, decide, may_stay
 from weightd.errors import NotAllowedError
 from weightd.ipc.peer import Key
@@ -62,6 +62,42 @@ def outlaws(
         else:
             lease.by = admission.rule
     return found
+
+
+def pardoned(
+    model: Model,
+    rules: Policy,
+    leases: Iterable[Lease],
+    guests: Mapping[int, Guest],
+    *,
+    pids: Collection[int],
+    among: Iterable[Rule],
+) -> list[Action]:
+    """Have those go on that had lost the right, and have it again by their PID, if it is one of
+    these, or by something else and one of the rules `among` fits them."""
+    told: list[Action] = []
+    for lease in leases:
+        guest = guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
+        is_meant = lease.pid in pids or any(rule.fits(guest) for rule in among)
+        if lease.model is model and lease.is_revoked and is_meant:
+            is_listed = model.pid_of(lease.key, None) is not None
+            admission = may_stay(model.name, rules, guest, is_listed=is_listed)
+            if admission is not None:
+                told.append(lease.pardon(admission.rule))
+    return told
+
+
+def standing(
+    model: Model, rules: Policy, leases: Iterable[Lease], guests: Mapping[int, Guest]
+) -> tuple[Rule, ...]:
+    """Which rules let the processes of these leases in, though their PIDs do not."""
+    found: dict[Rule, None] = {}
+    for lease in leases:
+        guest = guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
+        admission = may_stay(model.name, rules, guest, is_listed=False)
+        if admission is not None and admission.rule is not None:
+            found[admission.rule] = None
+    return tuple(found)
 
 
 def hindrances(

@@ -252,13 +252,14 @@ class Allowed(Message, frozen=True):
 
 class Revoked(Message, frozen=True):
     """Which processes lost the right; which of them still hold memory; which were killed; which
-    rules were taken back."""
+    rules were taken back; which stand and let such processes in again."""
 
     pids: tuple[int, ...]
     still_mapped: tuple[int, ...]
     killed: tuple[int, ...]
     not_killed: tuple[str, ...]
     rules: tuple[str, ...] = ()
+    standing: tuple[str, ...] = ()
 
 
 class Verified(Message, frozen=True):

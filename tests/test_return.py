@@ -237,7 +237,7 @@ def test_a_forked_child_does_not_take_its_parents_lease(kept: Kept) -> None:
 def test_a_worker_that_is_not_let_in_again_says_so_once(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watchers, "_LAST_RETRY_S", 0.02)
+    monkeypatch.setattr(watchers, "_NOT_ALLOWED_RETRY_S", 0.02)
     refused = 0
     attach_again = watchers.Watcher._attach_again
 

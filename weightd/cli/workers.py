@@ -213,6 +213,8 @@ def _tell(name: str, revoked: "Revoked") -> None:
         print_line(f"mapped until they exit: {_listed(revoked.still_mapped)}")
     for reason in revoked.not_killed:
         print_line(f"not killed: {reason}")
+    for rule in revoked.standing:
+        print_line(f"{rule} stands, and lets such processes in again: revoke or deny that too")
 
 
 def _listed(pids: tuple[int, ...]) -> str:
