@@ -26,6 +26,7 @@ class FdStore:
 
     kind: 'systemd', 'keeper', or '' where there is none: then nothing outlives this process, and
     everything here does nothing. fault: why the last thing that was sent did not arrive, or ''.
+    holder: the kind, or '' when that has ended.
     """
 
     def __init__(self, loop: Loop, given: Given, manager: Manager) -> None:
@@ -33,6 +34,7 @@ class FdStore:
         self._manager = manager
         self._room = given.room
         self.kind = "" if not given.room else "keeper" if given.is_keeper else "systemd"
+        self.holder = self.kind
         self.fault = ""
         self._names = {name for name, _ in given.stored}
         self._inventory = Inventory(loop, given.unit) if self.kind == "systemd" else None
@@ -90,6 +92,16 @@ class FdStore:
                 log.warning("%s stays in the fd store: %s", name, error)
             else:
                 self._names.discard(name)
+
+    def lose(self) -> None:
+        """What holds the descriptors has ended. Nothing new is taken, nothing is forgotten."""
+        self.holder, self.fault = "", f"the {self.kind or 'service manager'} has ended"
+        if self.kind:
+            log.error(
+                "%s: what is held ends with this daemon, and nothing new can be published. Start "
+                "another: `weightd shutdown`, then `weightd keeper`; workers predict on",
+                self.fault,
+            )
 
     def close(self) -> None:
         if self._inventory is not None:

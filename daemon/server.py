@@ -84,7 +84,8 @@ class Server:
         estate = Estate(self._store, self._catalog, self._vault, self._sources, self._processes)
         self._publisher = Publisher(self._loop, estate, settings, self)
         self._succession = Succession(estate, given.stored, self.counters)
-        self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line)
+        lose = self._store.lose
+        self._vitals = Vitals(self._loop, self._manager, given.watchdog_s, self._line, lose)
         self._scrubbing = Scrubbing(self._loop, self._catalog, self._vault, settings, self)
         self._fitting = Fitting(self._catalog, self._publisher, self._tell)
         self._desk = Desk(
@@ -393,7 +394,7 @@ class Server:
             staging=self._publisher.status(),
             deny=tuple(map(str, self._catalog.deny)),
             notes=self._notes(),
-            store=self._store.kind,
+            store=self._store.holder,
             damaged_versions=self._scrubbing.damaged_versions,
             scrubbed_nbytes=self._scrubbing.scrubbed_nbytes,
         )

@@ -118,14 +118,17 @@ class Manager:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(_SEND_S)
 
-    def tell(self, *lines: str) -> None:
-        """Say how things are. It is lost when the manager is gone, or does not read."""
+    def tell(self, *lines: str) -> bool:
+        """Say how things are. It is lost when the manager does not read, or is gone: False then."""
         if self._socket is not None:
             text = "\n".join(line.replace("\n", " ") for line in lines)
             try:
                 self._socket.sendto(text.encode(), socket.MSG_DONTWAIT, self._address)
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
             except OSError:
-                return
+                return True
+        return True
 
     def reloading(self) -> None:
         """Say that the settings are being read again; READY=1 ends it."""
@@ -160,7 +163,10 @@ class Manager:
         try:
             self._socket.sendmsg([text.encode()], rights, 0, self._address)
         except OSError as error:  # TimeoutError, too
-            raise StoreError(f"the service manager takes nothing: {error}") from error
+            why = error.strerror or error
+            raise StoreError(
+                f"what keeps the weights beyond this daemon takes nothing: {why}"
+            ) from error
 
     def close(self) -> None:
         if self._socket is not None:

@@ -18,6 +18,7 @@ from tests.helpers import kill_and_reap, wait_until
 from weightd.errors import (
     BrokenPeerError,
     LimitError,
+    StoreError,
     UnknownModelError,
 )
 
@@ -281,3 +282,24 @@ def test_a_state_that_is_nearly_full_refuses_more_and_ends_nobody() -> None:
         kept.client.publish("lenet", FINAL)
         kept.kill()
         assert kept.versions() == [(1, "HELD"), (2, "LIVE")]
+
+
+# --- a keeper that is killed -------------------------------------------------------------
+
+
+def test_a_daemon_whose_keeper_was_killed_says_so_and_serves_what_it_has(kept: Kept) -> None:
+    with running_worker(kept) as worker:
+        attached(kept, worker)
+        answer = digest(worker)
+        before = kept.client.status()
+        kill_and_reap(kept.process)
+        wait_until(lambda: not kept.client.status().store)
+        status = kept.client.status()
+        assert (status.pid, status.models.keys()) == (before.pid, before.models.keys())
+        assert status.notes == ("the fd store may be gone: the keeper has ended",)
+        assert kept.log().count("ERROR weightd.store: the keeper has ended") == 1
+        with pytest.raises(StoreError, match="takes nothing: Connection refused"):
+            kept.client.publish("lenet", FINAL)
+        assert digest(worker) == answer
+        kept.client.shutdown()
+    wait_until(lambda: not Path(f"/proc/{before.pid}").exists())
