@@ -83,7 +83,7 @@ class Configured:
             self._stage(name, path)
         except WeightdError as error:
             self._is_busy = False
-            log.error("model %s was not loaded: %s", name, error)
+            self._failed(name, error)
 
     def _stage(self, name: str, path: str) -> None:
         done = partial(self._done, name)
@@ -93,9 +93,13 @@ class Configured:
         else:
             self._publisher.load(protocol.Load(name, 0), open_file(path), asker)
 
+    def _failed(self, name: str, error: WeightdError) -> None:
+        outcome = "stays as it is" if name in self._catalog.models else "was not loaded"
+        log.error("model %s %s: %s", name, outcome, error)
+
     def _done(self, name: str, result: protocol.Live | WeightdError) -> None:
         if isinstance(result, WeightdError):
-            log.error("model %s was not loaded: %s", name, result)
+            self._failed(name, result)
         elif name not in self._paths:  # the settings were read again meanwhile
             self._unload(name)
         self._is_busy = False

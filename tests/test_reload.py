@@ -92,6 +92,8 @@ def test_a_broken_file_changes_nothing_and_is_said() -> None:
         assert "the settings stay as they were" in said
         assert "keep" in said
         assert "not TOML" in config.reload("= =\n")
+        said = config.reload('[models]\none = "gone.safetensors"\n')
+        assert "ERROR weightd.daemon: model one stays as it is: " in said
         after = config.kept.client.status()
         assert (after.models, after.pid) == (before.models, before.pid)
 

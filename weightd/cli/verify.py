@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from weightd.ipc.status import VersionCheck
 
 _DAMAGED = 1  # exit status
-_COLUMNS = ("model", "version>", "tensors>", "compared>", "seconds>", "verdict")
+_COLUMNS = ("model", "version>", "pieces>", "compared>", "seconds>", "verdict")
 
 
 def verify(
