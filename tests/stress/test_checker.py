@@ -190,6 +190,13 @@ def test_one_violation_is_enough_and_refusals_are_none() -> None:
     assert findings.document()["passed"] is False
 
 
+def test_a_note_is_said_once_however_often_it_is_found() -> None:
+    findings = Findings(7)
+    for text in ("not looked at", "something else", "not looked at"):
+        findings.note(text)
+    assert findings.document()["notes"] == ["not looked at", "something else"]
+
+
 @pytest.mark.parametrize("kind", ["failed", "torn"])
 def test_one_failed_or_torn_prediction_is_enough(kind: str) -> None:
     findings = Findings(7)

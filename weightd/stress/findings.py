@@ -54,8 +54,10 @@ class Findings:
             self.violations[what] += 1
 
     def note(self, text: str) -> None:
+        """Said once, however often it is found."""
         with self._lock:
-            self.notes.append(text)
+            if text not in self.notes:
+                self.notes.append(text)
 
     @property
     def has_passed(self) -> bool:
