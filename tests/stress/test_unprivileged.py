@@ -4,14 +4,11 @@ cannot be looked at is said, and not counted. For root the kernel's refusal is p
 import errno
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import ExitStack
 from random import Random
 from typing import Any
 
 import pytest
 
-from weightd.demo.interruption import Signals
 from weightd.stress.findings import Findings
 from weightd.stress.leaks import Left, Snapshot, leaks
 from weightd.stress.stage import Stage
@@ -19,13 +16,6 @@ from weightd.stress.want import Want
 
 UNCOUNTED = "the daemon's descriptors are not counted: only root may see them"
 UNTAKEN = "the daemon's descriptors were never exhausted: only root may count and limit them"
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    """A keeper and its daemon, as a run starts them."""
-    with Signals() as signals, ExitStack() as stack:
-        yield Stage(stack, signals)
 
 
 def refuse_list(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
