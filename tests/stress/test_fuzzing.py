@@ -1,6 +1,7 @@
-"""`weightd stress --frames`: how many mutated frames each socket gets."""
+"""`weightd stress --frames`: how many mutated frames each socket gets, and whether it got them."""
 
 from collections.abc import Iterator
+from itertools import chain, repeat
 from random import Random
 
 import pytest
@@ -44,3 +45,20 @@ def test_every_socket_is_sent_its_share(frames: int, fuzzing: Fuzzing, findings:
     fuzzing.send(frames, Random(1), lambda: True)
     assert sent(findings) == {name: count for name, count in shares(frames).items() if count}
     assert findings.has_passed
+
+
+def test_a_time_too_short_for_any_frame_fails_the_run(fuzzing: Fuzzing, findings: Findings) -> None:
+    fuzzing.send(10, Random(1), lambda: False)
+    assert sent(findings) == {}
+    assert list(findings.violations) == ["only 0 of 10 frames were sent: the time was up"]
+
+
+def test_a_time_too_short_for_all_frames_fails_the_run_with_the_numbers(
+    fuzzing: Fuzzing, findings: Findings
+) -> None:
+    looks = chain([True], repeat(False))
+    fuzzing.send(1_000_000, Random(1), lambda: next(looks))
+    count = sum(sent(findings).values())
+    assert 0 < count < 1_000_000
+    (fault,) = findings.violations
+    assert fault == f"only {count:,} of 1,000,000 frames were sent: the time was up"

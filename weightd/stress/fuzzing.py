@@ -56,18 +56,23 @@ class Fuzzing:
             asking.join()
 
     def send(self, frames: int, random: Random, has_time: Callable[[], bool]) -> None:
-        """To each socket its share, a batch to all of them at once."""
+        """To each socket its share, a batch to all of them at once. When the time is up no other
+        batch is begun; what was not sent then is a violation."""
         left = shares(frames)
         busy: dict[str, Child] = {}
-        while has_time() and (busy or any(left.values())):
-            for name in [n for n, count in left.items() if count and n not in busy]:
-                busy[name] = self._fuzzers[name]
+        sent = 0
+        while (is_on := has_time() and any(left.values())) or busy:
+            for name in [n for n, count in left.items() if is_on and count and n not in busy]:
                 count = min(_BATCH, left[name])
                 left[name] -= count
+                busy[name] = self._fuzzers[name]
                 busy[name].send(frames=count, seed=random.getrandbits(32))
             wait_for_any(busy.values(), timeout_s=0.2)
             for name in [n for n, child in busy.items() if wait_for_any([child], timeout_s=0)]:
-                self._took(name, busy.pop(name).receive(timeout_s=_BURST_S))
+                sent += self._took(name, busy.pop(name).receive(timeout_s=_BURST_S))
+        if sent < frames:
+            why = "the time was up" if any(left.values()) else "the daemon stayed away"
+            self._findings.violated(f"only {sent:,} of {frames:,} frames were sent: {why}")
 
     def _rehearse(self, random: Random) -> None:
         for fuzzer in self._fuzzers.values():
@@ -87,8 +92,10 @@ class Fuzzing:
             fuzzer.close()
         self._client.close()
 
-    def _took(self, name: str, heard: dict[str, int]) -> None:
+    def _took(self, name: str, heard: dict[str, int]) -> int:
+        """How many were sent."""
         self._findings.did(f"mutated frame to {name}", heard["sent"])
+        return heard["sent"]
 
     def _keep_asking(self, is_over: threading.Event) -> None:
         while not is_over.wait(_CALM_S):
