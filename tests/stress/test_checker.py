@@ -197,6 +197,18 @@ def test_a_note_is_said_once_however_often_it_is_found() -> None:
     assert findings.document()["notes"] == ["not looked at", "something else"]
 
 
+def test_predictions_are_in_the_table_where_anybody_predicted_and_always_in_the_document() -> None:
+    findings = Findings(7)
+    assert [row for row in findings.rows() if row[0] == "predictions"] == []
+    assert findings.document()["predictions"] == {"checked": 0, "failed": 0, "torn": 0}
+    findings.predicted(failed=0, torn=0)  # a worker was there, and got no answer
+    assert findings.rows()[:3] == [
+        ("predictions", "checked", "0"),
+        ("predictions", "failed", "0"),
+        ("predictions", "torn", "0"),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["failed", "torn"])
 def test_one_failed_or_torn_prediction_is_enough(kind: str) -> None:
     findings = Findings(7)

@@ -92,8 +92,9 @@ class Findings:
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """For a table: a group, a name, what it is."""
-        rows = [("predictions", k, f"{self.predictions[k]:,}") for k in _PREDICTIONS]
+        """For a table: a group, a name, what it is. No predictions where nobody was to predict."""
+        kinds = _PREDICTIONS if self.predictions else ()
+        rows = [("predictions", k, f"{self.predictions[k]:,}") for k in kinds]
         for group, counts in (
             ("done", self.done),
             ("refused, typed", self.refused),
