@@ -209,6 +209,13 @@ def test_predictions_are_in_the_table_where_anybody_predicted_and_always_in_the_
     ]
 
 
+def test_the_table_says_which_of_the_measured_times_it_shows() -> None:
+    findings = Findings(7)
+    for ms in (1, 2, 30):
+        findings.took("publish", ms / 1000)
+    assert findings.rows() == [("time", "publish", "3 x: median 2.00 ms, p99 30.00, max 30.00")]
+
+
 @pytest.mark.parametrize("kind", ["failed", "torn"])
 def test_one_failed_or_torn_prediction_is_enough(kind: str) -> None:
     findings = Findings(7)

@@ -136,4 +136,5 @@ def summary(times_s: list[float]) -> dict[str, float]:
 def _times_line(times_s: list[float]) -> str:
     found = summary(times_s)
     median_ms, p99_ms, max_ms = (1000 * found[k] for k in ("median", "p99", "max"))
-    return f"{found['count']:,.0f} x: {median_ms:.2f} ms, p99 {p99_ms:.2f}, max {max_ms:.2f}"
+    times = f"median {median_ms:.2f} ms, p99 {p99_ms:.2f}, max {max_ms:.2f}"
+    return f"{found['count']:,.0f} x: {times}"
