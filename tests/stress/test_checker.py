@@ -190,6 +190,32 @@ def test_one_violation_is_enough_and_refusals_are_none() -> None:
     assert findings.document()["passed"] is False
 
 
+def test_a_note_is_said_once_however_often_it_is_found() -> None:
+    findings = Findings(7)
+    for text in ("not looked at", "something else", "not looked at"):
+        findings.note(text)
+    assert findings.document()["notes"] == ["not looked at", "something else"]
+
+
+def test_predictions_are_in_the_table_where_anybody_predicted_and_always_in_the_document() -> None:
+    findings = Findings(7)
+    assert [row for row in findings.rows() if row[0] == "predictions"] == []
+    assert findings.document()["predictions"] == {"checked": 0, "failed": 0, "torn": 0}
+    findings.predicted(failed=0, torn=0)  # a worker was there, and got no answer
+    assert findings.rows()[:3] == [
+        ("predictions", "checked", "0"),
+        ("predictions", "failed", "0"),
+        ("predictions", "torn", "0"),
+    ]
+
+
+def test_the_table_says_which_of_the_measured_times_it_shows() -> None:
+    findings = Findings(7)
+    for ms in (1, 2, 30):
+        findings.took("publish", ms / 1000)
+    assert findings.rows() == [("time", "publish", "3 x: median 2.00 ms, p99 30.00, max 30.00")]
+
+
 @pytest.mark.parametrize("kind", ["failed", "torn"])
 def test_one_failed_or_torn_prediction_is_enough(kind: str) -> None:
     findings = Findings(7)

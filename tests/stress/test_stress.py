@@ -132,6 +132,7 @@ def test_a_model_that_is_lost_fails_the_run(
     assert any(fault.startswith("lost") for fault in found.violations)
 
 
+@pytest.mark.root  # nobody else sees the daemon's sockets
 def test_an_attachment_that_is_left_over_fails_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

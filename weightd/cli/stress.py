@@ -27,7 +27,7 @@ Frames = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Nothing but N mutated frames, to all sockets, and honest peers meanwhile.",
+        help="Nothing but N mutated frames, evenly to all sockets, and honest peers meanwhile.",
         show_default=False,
     ),
 ]

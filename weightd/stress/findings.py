@@ -54,8 +54,10 @@ class Findings:
             self.violations[what] += 1
 
     def note(self, text: str) -> None:
+        """Said once, however often it is found."""
         with self._lock:
-            self.notes.append(text)
+            if text not in self.notes:
+                self.notes.append(text)
 
     @property
     def has_passed(self) -> bool:
@@ -90,8 +92,9 @@ class Findings:
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """For a table: a group, a name, what it is."""
-        rows = [("predictions", k, f"{self.predictions[k]:,}") for k in _PREDICTIONS]
+        """For a table: a group, a name, what it is. No predictions where nobody was to predict."""
+        kinds = _PREDICTIONS if self.predictions else ()
+        rows = [("predictions", k, f"{self.predictions[k]:,}") for k in kinds]
         for group, counts in (
             ("done", self.done),
             ("refused, typed", self.refused),
@@ -133,4 +136,5 @@ def summary(times_s: list[float]) -> dict[str, float]:
 def _times_line(times_s: list[float]) -> str:
     found = summary(times_s)
     median_ms, p99_ms, max_ms = (1000 * found[k] for k in ("median", "p99", "max"))
-    return f"{found['count']:,.0f} x: {median_ms:.2f} ms, p99 {p99_ms:.2f}, max {max_ms:.2f}"
+    times = f"median {median_ms:.2f} ms, p99 {p99_ms:.2f}, max {max_ms:.2f}"
+    return f"{found['count']:,.0f} x: {times}"

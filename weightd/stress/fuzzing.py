@@ -42,7 +42,7 @@ class Fuzzing:
         self._took(name, self._fuzzers[name].receive(timeout_s=_BURST_S))
 
     def all_of_them(self, frames: int, seed: int, has_time: Callable[[], bool]) -> None:
-        """So many frames, to all sockets at once, while honest peers ask."""
+        """So many frames, to all sockets at once, while an honest peer asks."""
         random = Random(seed)
         self._ask_for("nobody else", _CALM_ASKS_S)
         self._rehearse(random)
@@ -50,21 +50,29 @@ class Fuzzing:
         asking = threading.Thread(target=self._keep_asking, args=(is_over,), name="honest")
         asking.start()
         try:
-            busy: dict[str, Child] = {}
-            asked = 0
-            while has_time() and (asked < frames or busy):
-                for name in SOCKETS if asked < frames else ():
-                    if name not in busy:
-                        count = min(_BATCH, frames - asked)
-                        asked += count
-                        busy[name] = self._fuzzers[name]
-                        busy[name].send(frames=count, seed=random.getrandbits(32))
-                wait_for_any(busy.values(), timeout_s=0.2)
-                for name in [n for n, child in busy.items() if wait_for_any([child], timeout_s=0)]:
-                    self._took(name, busy.pop(name).receive(timeout_s=_BURST_S))
+            self.send(frames, random, has_time)
         finally:
             is_over.set()
             asking.join()
+
+    def send(self, frames: int, random: Random, has_time: Callable[[], bool]) -> None:
+        """To each socket its share, a batch to all of them at once. When the time is up no other
+        batch is begun; what was not sent then is a violation."""
+        left = shares(frames)
+        busy: dict[str, Child] = {}
+        sent = 0
+        while (is_on := has_time() and any(left.values())) or busy:
+            for name in [n for n, count in left.items() if is_on and count and n not in busy]:
+                count = min(_BATCH, left[name])
+                left[name] -= count
+                busy[name] = self._fuzzers[name]
+                busy[name].send(frames=count, seed=random.getrandbits(32))
+            wait_for_any(busy.values(), timeout_s=0.2)
+            for name in [n for n, child in busy.items() if wait_for_any([child], timeout_s=0)]:
+                sent += self._took(name, busy.pop(name).receive(timeout_s=_BURST_S))
+        if sent < frames:
+            why = "the time was up" if any(left.values()) else "the daemon stayed away"
+            self._findings.violated(f"only {sent:,} of {frames:,} frames were sent: {why}")
 
     def _rehearse(self, random: Random) -> None:
         for fuzzer in self._fuzzers.values():
@@ -84,8 +92,10 @@ class Fuzzing:
             fuzzer.close()
         self._client.close()
 
-    def _took(self, name: str, heard: dict[str, int]) -> None:
+    def _took(self, name: str, heard: dict[str, int]) -> int:
+        """How many were sent."""
         self._findings.did(f"mutated frame to {name}", heard["sent"])
+        return heard["sent"]
 
     def _keep_asking(self, is_over: threading.Event) -> None:
         while not is_over.wait(_CALM_S):
@@ -107,6 +117,12 @@ class Fuzzing:
             self._findings.met(error)
         except WeightdError as error:
             self._findings.violated(f"an honest peer met {type(error).__name__}: {error}")
+
+
+def shares(frames: int) -> dict[str, int]:
+    """How many frames each socket is sent: as many as any other, and the first ones the rest."""
+    each, rest = divmod(frames, len(SOCKETS))
+    return {name: each + (number < rest) for number, name in enumerate(SOCKETS)}
 
 
 @contextmanager

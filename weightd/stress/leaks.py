@@ -23,29 +23,37 @@ _GROWTH = {"daemon": 12 * 2**20, "keeper": 3 * 2**20}  # bytes that Python may c
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One process's: descriptors by kind, threads, resident bytes; and how many descend from it."""
+    """One process's: threads, and how many descend from it; descriptors by kind, None where we may
+    not see them; resident bytes."""
 
     counts: Mapping[str, int]
+    descriptors: Mapping[str, int] | None
     rss_nbytes: int
 
     @classmethod
     def of(cls, pid: int) -> "Snapshot":
-        counts = Counter(_kind_of(target) for target in _targets(pid))
         status = Path(f"/proc/{pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        counts["threads"] = int(fields["Threads"])
-        counts["descendants"] = len(descendants(pid))
+        counts = {"threads": int(fields["Threads"]), "descendants": len(descendants(pid))}
         # Shared memory is counted by its descriptors.
         rss_nbytes = int(fields["RssAnon"].split()[0]) * 1024
-        return cls(counts, rss_nbytes)
+        return cls(counts, _descriptors(pid), rss_nbytes)
+
+    def beside(self, after: "Snapshot") -> dict[str, tuple[int, int]]:
+        """What both have counted, by kind: how many there were, and are."""
+        ours, theirs = Counter(self.counts), Counter(after.counts)
+        if self.descriptors is not None and after.descriptors is not None:
+            ours.update(self.descriptors)
+            theirs.update(after.descriptors)
+        return {kind: (ours[kind], theirs[kind]) for kind in sorted(ours.keys() | theirs.keys())}
 
 
 def leaks(who: str, before: Snapshot, after: Snapshot) -> list[str]:
     """What there is more of than before."""
     found = [
-        f"leak: the {who} had {before.counts.get(kind, 0)} {kind} and has {count}"
-        for kind, count in sorted(after.counts.items())
-        if count > before.counts.get(kind, 0)
+        f"leak: the {who} had {had} {kind} and has {has}"
+        for kind, (had, has) in before.beside(after).items()
+        if has > had
     ]
     grown = after.rss_nbytes - before.rss_nbytes
     if grown > _GROWTH[who]:
@@ -72,8 +80,11 @@ class Left:
         for fault in self._faults(after):
             self._findings.violated(fault)
         for who, before in self._before.items():
-            for kind in sorted(before.counts.keys() | after[who].counts.keys()):
-                numbers = before.counts.get(kind, 0), after[who].counts.get(kind, 0)
+            if before.descriptors is None or after[who].descriptors is None:
+                self._findings.note(
+                    f"the {who}'s descriptors are not counted: only root may see them"
+                )
+            for kind, numbers in before.beside(after[who]).items():
                 self._findings.leaks[f"{who}: {kind}"] = numbers
             sizes = before.rss_nbytes // 1024, after[who].rss_nbytes // 1024
             self._findings.leaks[f"{who}: private KiB"] = sizes
@@ -111,6 +122,15 @@ def descendants(pid: int) -> set[int]:
         for child in children:
             found |= {child} | descendants(child)
     return found
+
+
+def _descriptors(pid: int) -> dict[str, int] | None:
+    """How many of each kind; None where we may not see them. The daemon hides its own from all but
+    root."""
+    try:
+        return Counter(_kind_of(target) for target in _targets(pid))
+    except PermissionError:
+        return None
 
 
 def _targets(pid: int) -> list[str]:

@@ -12,7 +12,8 @@ SCENARIOS = ("storm", "publish", "kill", "stop", "want", "hostile", "fuzz", "reu
 @dataclass(frozen=True)
 class Plan:
     """A run ends after `seconds`, or as soon as the daemon was killed `kills` times, or `frames`
-    mutated frames were sent; None for what does not end it. storm: workers in each."""
+    mutated frames were sent; None for what does not end it. Frames that the seconds do not suffice
+    for are a violation. storm: workers in each."""
 
     seconds: float | None
     seed: int

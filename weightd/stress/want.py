@@ -21,6 +21,7 @@ _KEPT_BACK, _SPARE = 32, 3
 _ATTACHES = 48  # at once: more than there is room for
 _ASK_S = 10.0
 _BACK_S = 20.0
+_UNTAKEN = "the daemon's descriptors were never exhausted: only root may count and limit them"
 
 
 class Want:
@@ -40,27 +41,36 @@ class Want:
 
     def of_descriptors(self, random: Random) -> None:
         """With a few descriptors left workers come, and a file is offered; and when there are more
-        again all goes on."""
-        self._findings.did("descriptors exhausted")
+        again all goes on. Left out, and said, where we may not take them from it."""
         pid = self._stage.daemon_pid()
+        spare = _KEPT_BACK + random.randint(0, _SPARE)
         try:
-            used = len(os.listdir(f"/proc/{pid}/fd"))
-            spare = _KEPT_BACK + random.randint(0, _SPARE)
-            with few_descriptors(pid, used + spare), ExitStack() as visitors:
-                for _number in range(_ATTACHES):
-                    self._refusal(lambda: visitors.enter_context(closing(self._visit())))
-                self._refusal(lambda: self._client.load("little", _little(), dry_run=True))
-        except ProcessLookupError:  # killed meanwhile
+            with few_descriptors(pid, spare), ExitStack() as visitors:
+                self._findings.did("descriptors exhausted")
+                self._come(visitors)
+        except (FileNotFoundError, ProcessLookupError):  # killed meanwhile
             return
+        except PermissionError:
+            self._findings.note(_UNTAKEN)
+            return
+        self._wait_until_served()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _come(self, visitors: ExitStack) -> None:
+        """More workers than there is room for, who stay, and a file."""
+        for _number in range(_ATTACHES):
+            self._refusal(lambda: visitors.enter_context(closing(self._visit())))
+        self._refusal(lambda: self._client.load("little", _little(), dry_run=True))
+
+    def _wait_until_served(self) -> None:
         deadline_s = time.monotonic() + _BACK_S
         while self._refusal(lambda: self._visit().close()) is not None:
             if time.monotonic() > deadline_s:
                 self._findings.violated("the daemon has descriptors again and serves nobody")
                 return
             time.sleep(0.02)
-
-    def close(self) -> None:
-        self._client.close()
 
     def _load_too_much(self) -> None:
         self._client.load("large", {"w": np.zeros(BUDGET_NBYTES + 4096, np.uint8)})
@@ -90,10 +100,11 @@ class Want:
 
 
 @contextmanager
-def few_descriptors(pid: int, count: int) -> Iterator[None]:
-    """The process may open no descriptor from number `count` on while this lasts."""
+def few_descriptors(pid: int, spare: int) -> Iterator[None]:
+    """The process may open `spare` more descriptors than it has now while this lasts."""
+    used = len(os.listdir(f"/proc/{pid}/fd"))
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + spare, before[1]))
     try:
         yield
     finally:
