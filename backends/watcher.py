@@ -19,7 +19,13 @@ from typing import Protocol, assert_never
 
 from weightd.backends.mappings import Mappings
 from weightd.backends.version import MappedVersion
-from weightd.errors import ClosedError, RefusedError, TensorsNeededError, WeightdError
+from weightd.errors import (
+    ClosedError,
+    NoAccessError,
+    RefusedError,
+    TensorsNeededError,
+    WeightdError,
+)
 from weightd.ipc import protocol
 from weightd.ipc.bell import Bell
 from weightd.ipc.lease import Lease, Notices
@@ -238,10 +244,10 @@ class Watcher:
                     pass
                 try:
                     self._attach_again()
-                except RefusedError as error:
+                except (RefusedError, NoAccessError) as error:
                     if str(error) != told:
                         told = str(error)
-                        log.warning("the daemon is back and does not let this process in: %s", told)
+                        log.warning("the daemon does not let this process in: %s", told)
                         self._has_warned = True
                         self._follower.connected(False, told)
                 except (WeightdError, OSError):  # there is none yet, or no descriptor for it
