@@ -1,9 +1,11 @@
 """The command line when something is wrong: one line that says what, status 2, no traceback."""
 
+import errno
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.command_line import CommandLine
+from tests.command_line import ENVIRON, MODULE, CommandLine
 from tests.daemons import EARLY, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
 from weightd.cli import main
@@ -109,6 +111,42 @@ def test_words_that_make_no_command_are_refused_in_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith(f"weightd: {says}")
+
+
+def test_a_full_disk_is_named_as_what_the_output_met() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [*MODULE, "inspect", str(LENET), "--json"]
+        done = subprocess.run(
+            command, env=ENVIRON, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"weightd: cannot write the output: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "full"), "weightd: cannot write the output: full\n"),
+        (OSError(errno.EACCES, "closed", "/x"), "weightd: cannot use /x: closed\n"),
+        (OSError(errno.ENOTSOCK, "no socket"), None),
+    ],
+    ids=["of the output", "of a file", "ours"],
+)
+def test_an_error_that_nobody_foresaw_is_not_called_one_of_the_output(
+    error: OSError,
+    says: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["weightd.cli.app"], "app", failing)
+    with pytest.raises(SystemExit if says else OSError):
+        main()
+    assert capsys.readouterr().err == (says or "")
 
 
 def test_words_that_make_no_command_are_refused_as_json_too(cli: CommandLine) -> None:
