@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.command_line import ENVIRON, MODULE, CommandLine
 from tests.daemons import EARLY, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
 from weightd.cli import main
+from weightd.cli.app import PANELS
 
 ROOT = Path(__file__).parent.parent
 NO_PROCESS = 2**22 + 1  # above pid_max's limit
@@ -147,6 +149,19 @@ def test_an_error_that_nobody_foresaw_is_not_called_one_of_the_output(
     with pytest.raises(SystemExit if says else OSError):
         main()
     assert capsys.readouterr().err == (says or "")
+
+
+def test_no_path_is_checked_by_typer_which_cannot_say_what_is_amiss() -> None:
+    paths = [
+        note
+        for functions in PANELS.values()
+        for function in functions
+        for hint in get_type_hints(function, include_extras=True).values()
+        if Path in (kind := get_args(hint) or (hint,))[:1] or Path in get_args(kind[0])
+        for note in kind[1:]
+    ]
+    assert len(paths) > len(PANELS)
+    assert not any(note.readable or note.exists or note.writable for note in paths)
 
 
 def test_words_that_make_no_command_are_refused_as_json_too(cli: CommandLine) -> None:

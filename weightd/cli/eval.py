@@ -23,6 +23,7 @@ DataFile = Annotated[
         "--data",
         "-d",
         metavar="FILE.npz",
+        readable=False,
         help="An array for each of the model's inputs, by its name and as the model takes it, the "
         "samples along its first axis; and the labels.",
     ),

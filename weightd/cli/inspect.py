@@ -18,7 +18,10 @@ _SHOWN = 30
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="ONNX, MindIR, safetensors, ckpt or npz.")
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="ONNX, MindIR, safetensors, ckpt or npz."
+        ),
     ],
     show_all: Annotated[
         bool, typer.Option("--all", help="Every tensor, not the first 30.")
