@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weightd.cli.arrays import read_arrays, restored
-from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
+from weightd.cli.attached import attached
+from weightd.cli.options import AsJson, ModelName, RuntimeDir
 from weightd.cli.screen import print_json, print_line, print_table, step_bar
 from weightd.errors import BadFileError
 
@@ -69,7 +70,8 @@ def eval_(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Attach to a model, predict a labelled set in batches, and say how good the answers are.
 
-    It allows itself, so it is for the model's owner and for admins. The data file is what
+    Where that is not allowed, it allows itself: the model's owner and admins may. The
+    data file is what
     np.savez("digits_test.npz", x=pixels, label=labels) writes for a model with the input x;
     `weightd inspect` names the inputs of a model's file. Other arrays in it are ignored.
 
@@ -84,10 +86,8 @@ def eval_(  # noqa: PLR0913 - each is an option
     arrays = read_arrays(data_file)
     if not hasattr(arrays, "items"):
         raise BadFileError(f"{data_file} holds one array; give an .npz with inputs and labels")
-    with connect(runtime_dir) as client:
-        handle = client.allow(name, client.current_pid())
     with (
-        weightd.attach(name, handle, runtime_dir=runtime_dir, threads=threads) as model,
+        attached(name, runtime_dir, threads=threads) as model,
         step_bar(f"eval {name}", as_json=as_json) as report,
     ):
         infos = model.inputs
