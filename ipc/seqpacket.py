@@ -227,11 +227,11 @@ def no_daemon(path: Path, error: OSError) -> NoDaemonError:
     if RuntimeFolder(path.parent).names_keeper():
         return NoDaemonError(
             f"no daemon answers at {path} ({error.strerror}); a keeper starts it again and again: "
-            "see why in the log of `weightd serve --keep`"
+            "see why in the log of `weightd keeper`"
         )
     return NoDaemonError(
         f"no daemon answers at {path} ({error.strerror}); start one with "
-        f"`weightd serve --runtime-dir {path.parent}`"
+        f"`weightd keeper --runtime-dir {path.parent}`"
     )
 
 

@@ -45,7 +45,7 @@ def test_without_a_daemon_the_line_names_the_command_that_starts_one(
     arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
     line = CommandLine(tmp_path).run(*arguments).complaint()
-    assert f"weightd serve --runtime-dir {tmp_path}" in line
+    assert f"weightd keeper --runtime-dir {tmp_path}" in line
 
 
 def test_programs_get_the_error_as_json_too(tmp_path: Path) -> None:

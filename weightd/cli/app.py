@@ -81,7 +81,7 @@ def root(
 
     \b
     Examples:
-      weightd serve                              # in one terminal
+      weightd keeper                             # in one terminal
       weightd load lenet lenet5.onnx             # in another
       weightd allow lenet 4711                   # process 4711 may attach it
       weightd publish lenet new.safetensors      # attached workers switch

@@ -26,7 +26,7 @@ _MODEL_COLUMNS = (
 )
 
 _STORES = {
-    "": "no: the weights end with this daemon (`weightd serve --keep`)",
+    "": "no: the weights end with this daemon (`weightd keeper`)",
     "keeper": "a keeper holds the weights when this daemon ends",
     "systemd": "systemd holds the weights when this daemon ends",
 }
@@ -155,7 +155,7 @@ def upgrade(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     """Replace the daemon by the weightd that is installed now.
 
     Its successor adopts the weights, which are not read again; workers go on predicting.
-    It needs a keeper (`weightd serve --keep`) or systemd's fd store.
+    It needs a keeper (`weightd keeper`) or systemd's fd store.
 
     \b
     Example:

@@ -196,7 +196,7 @@ def _folder(runtime_dir: Path | None) -> Check:
     try:
         folder = RuntimeFolder.find(runtime_dir, os.environ)
         if not folder.path.exists():
-            return Check(name, "ok", f"{folder.path} (weightd serve makes it)")
+            return Check(name, "ok", f"{folder.path} (weightd keeper makes it)")
         mode = stat.S_IMODE(folder.path.stat().st_mode)
         if folder.path.stat().st_uid == os.geteuid():
             folder.create(mode)  # it exists, and keeps its mode: this only checks it
