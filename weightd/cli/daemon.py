@@ -9,6 +9,7 @@ import typer
 from weightd.cli.options import AsJson, RuntimeDir, connect
 from weightd.cli.screen import print_json, print_line, print_table, size
 from weightd.daemon.accounts import group_name, user_name
+from weightd.ipc.words import counted
 
 if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus
@@ -170,7 +171,7 @@ def upgrade(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     else:
         print_line(
             f"pid {after.pid}, weightd {after.version}, follows pid {before.pid}, weightd "
-            f"{before.version}, with {len(after.models)} models"
+            f"{before.version}, with {counted(len(after.models), 'model')}"
         )
 
 

@@ -11,6 +11,7 @@ from weightd.cli.attached import attached
 from weightd.cli.options import AsJson, ModelName, RuntimeDir
 from weightd.cli.screen import print_json, print_line, print_table, step_bar
 from weightd.errors import BadFileError
+from weightd.ipc.words import counted
 
 if TYPE_CHECKING:
     from weightd.evaluation import Evaluation
@@ -112,7 +113,7 @@ def _show(name: str, found: "Evaluation", *, as_json: bool) -> None:
     numbers = ", ".join(map(str, found.versions))
     word = "version" if len(found.versions) == 1 else "versions"
     rate = found.samples / found.seconds if found.seconds else math.inf
-    print_line(f"{name} {word} {numbers}: {found.samples} samples, {rate:.0f} a second")
+    print_line(f"{name} {word} {numbers}: {counted(found.samples, 'sample')}, {rate:.0f} a second")
     print_table(("metric", "value>"), ((k, f"{v:.6g}") for k, v in found.values.items()))
     if len(found.versions) > 1:
         print_line("new weights were published meanwhile: the values are of all these versions")
