@@ -10,6 +10,7 @@ from typing import Self
 from weightd.backends.answer import Answer
 from weightd.errors import BadManifestError, UnknownTensorError
 from weightd.ipc.lease import Grant
+from weightd.ipc.words import counted
 from weightd.weights.arrays import Array, view
 from weightd.weights.manifest import Blob, Manifest, TensorEntry, read_manifest
 
@@ -105,7 +106,8 @@ class Weights(Mapping[str, Array]):
         return len(self._version.manifest.tensors)
 
     def __repr__(self) -> str:
-        return f"<weights of {self._version.manifest.model} v{self.version}: {len(self)} tensors>"
+        tensors = counted(len(self), "tensor")
+        return f"<weights of {self._version.manifest.model} v{self.version}: {tensors}>"
 
 
 class _Countdown:

@@ -22,6 +22,7 @@ from weightd.backends.version import MappedVersion
 from weightd.errors import (
     BadHandleError,
     ClosedError,
+    NoAccessError,
     NotAllowedError,
     RefusedError,
     TensorsNeededError,
@@ -246,12 +247,12 @@ class Watcher:
                     pass
                 try:
                     self._attach_again()
-                except RefusedError as error:
+                except (RefusedError, NoAccessError) as error:
                     if isinstance(error, NotAllowedError | BadHandleError):
                         delay_s = _NOT_ALLOWED_RETRY_S
                     if str(error) != told:
                         told = str(error)
-                        log.warning("the daemon is back and does not let this process in: %s", told)
+                        log.warning("the daemon does not let this process in: %s", told)
                         self._has_warned = True
                         self._follower.connected(False, told)
                 except (WeightdError, OSError):  # there is none yet, or no descriptor for it

@@ -45,7 +45,7 @@ class FdStore:
             raise LimitError(
                 f"the fd store holds {len(self._names)} of at most {self._room} descriptors, and "
                 f"{count} more are needed: keep fewer versions, unload a model, or raise "
-                "FileDescriptorStoreMax= in the unit (weightd serve --keep has a limit of its own)"
+                "FileDescriptorStoreMax= in the unit (weightd keeper has a limit of its own)"
             )
 
     def park(self, fds: Mapping[str, int]) -> None:

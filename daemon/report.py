@@ -8,6 +8,7 @@ from weightd.daemon.policy import Policy
 from weightd.daemon.vault import Vault
 from weightd.ipc.protocol import Live
 from weightd.ipc.status import ModelStatus, VersionStatus, WorkerStatus
+from weightd.ipc.words import counted
 
 
 def model_status(model: Model, rules: Policy, vault: Vault) -> ModelStatus:
@@ -64,8 +65,8 @@ def one_line_of(catalog: Catalog, vault: Vault) -> str:
     models = catalog.models.values()
     versions = sum(len(model.versions) for model in models)
     return (
-        f"{len(models)} models, {versions} versions, {vault.nbytes / 2**20:,.0f} MiB shared, "
-        f"{len(catalog.leases)} workers"
+        f"{counted(len(models), 'model')}, {counted(versions, 'version')}, "
+        f"{vault.nbytes / 2**20:,.0f} MiB shared, {counted(len(catalog.leases), 'worker')}"
     )
 
 

@@ -191,7 +191,7 @@ class Server:
         if not self._store.kind:
             raise StoreError(
                 "nothing would keep the weights while the daemon is replaced: it runs neither under"
-                " systemd with an fd store nor under a keeper (`weightd serve --keep`)"
+                " systemd with an fd store nor under a keeper (`weightd keeper`)"
             )
         if not self._publisher.is_idle:
             raise BusyError("a model is being staged; wait for it, or stop it (`weightd cancel`)")

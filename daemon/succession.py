@@ -17,6 +17,7 @@ from weightd.daemon.model import Aside
 from weightd.daemon.state import captured, encode
 from weightd.errors import LimitError
 from weightd.ipc.slots import Slots
+from weightd.ipc.words import counted
 
 log = logging.getLogger("weightd.daemon")
 
@@ -39,8 +40,9 @@ class Succession:
         counters.adopted_versions = len(adopted.versions)
         counters.refused_adoptions = len(adopted.refused) + len(adopted.aside)
         self.account = (
-            f"incarnation {self.incarnation}, adopted {len(adopted.models)} models with "
-            f"{len(adopted.versions)} versions, refused {counters.refused_adoptions} things"
+            f"incarnation {self.incarnation}, adopted {counted(len(adopted.models), 'model')} "
+            f"with {counted(len(adopted.versions), 'version')}, "
+            f"refused {counted(counters.refused_adoptions, 'thing')}"
         )
         if stored:
             counters.adoption_s = time.monotonic() - began_s

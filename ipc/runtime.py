@@ -64,6 +64,13 @@ class RuntimeFolder(msgspec.Struct, frozen=True):
     def metrics(self) -> Path:
         return self.path / _METRICS
 
+    def names_keeper(self) -> bool:
+        """Whether a keeper's socket is there; False, too, where this user may not look."""
+        try:
+            return self.keeper.exists()
+        except PermissionError:
+            return False
+
     def has_keeper(self) -> bool:
         """Whether a keeper lives there, with a daemon or about to start one."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

@@ -21,11 +21,13 @@ from weightd.errors import (
     BrokenPeerError,
     DaemonTimeoutError,
     LimitError,
+    NoAccessError,
     NoDaemonError,
     SettingsError,
 )
 from weightd.ipc import linux
 from weightd.ipc.protocol import MAX_MESSAGE_NBYTES
+from weightd.ipc.runtime import RuntimeFolder
 
 _INT_NBYTES = struct.calcsize("i")
 _TRUNCATED = int(socket.MSG_TRUNC)  # numbers: the arithmetic of enum members is slow
@@ -218,18 +220,18 @@ def connect(path: Path, *, max_fds: int, timeout_s: float) -> Connection:
 def no_daemon(path: Path, error: OSError) -> NoDaemonError:
     """The error that says why a socket in the runtime folder cannot be reached, and what to do."""
     if isinstance(error, PermissionError):
-        return NoDaemonError(
+        return NoAccessError(
             f"{path} belongs to another user and lets this one not in; workers of other users need "
             "a daemon with attach_public = true, control requests need its user or root"
         )
-    if (path.parent / "keeper.sock").exists():
+    if RuntimeFolder(path.parent).names_keeper():
         return NoDaemonError(
             f"no daemon answers at {path} ({error.strerror}); a keeper starts it again and again: "
-            "see why in the log of `weightd serve --keep`"
+            "see why in the log of `weightd keeper`"
         )
     return NoDaemonError(
         f"no daemon answers at {path} ({error.strerror}); start one with "
-        f"`weightd serve --runtime-dir {path.parent}`"
+        f"`weightd keeper --runtime-dir {path.parent}`"
     )
 
 

@@ -45,13 +45,14 @@ class Done:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """`weightd … --runtime-dir FOLDER`."""
+    """`weightd … --runtime-dir FOLDER`. program: how it is started, by another user perhaps."""
 
     runtime_dir: Path
+    program: tuple[str, ...] = tuple(MODULE)
 
     def argv(self, *arguments: object) -> list[str]:
         words = map(str, arguments)
-        return [*MODULE, *words, "--runtime-dir", str(self.runtime_dir)]
+        return [*self.program, *words, "--runtime-dir", str(self.runtime_dir)]
 
     def run(self, *arguments: object) -> Done:
         done = subprocess.run(

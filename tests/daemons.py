@@ -103,7 +103,7 @@ class Kept(Daemon):
         *,
         program: tuple[str, ...] = (),
     ) -> None:
-        folder.create(0o700)
+        folder.create(settings.folder_mode if isinstance(settings, Settings) else 0o700)
         self.folder = folder
         self.log_path = log
         self._known = 0  # the daemon that await_next() goes on from

@@ -128,7 +128,7 @@ def test_doctor_fails_on_a_folder_that_others_could_write_to(tmp_path: Path) -> 
     told = CommandLine(tmp_path).run("doctor")
     assert told.status == 1
     assert "could be written by others" in told.out
-    assert "weightd serve --runtime-dir" in told.out  # no daemon is a warning
+    assert "weightd keeper --runtime-dir" in told.out  # no daemon is a warning
 
 
 # --- predict -------------------------------------------------------------------------------

@@ -1,20 +1,24 @@
 """The command line when something is wrong: one line that says what, status 2, no traceback."""
 
+import errno
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
-from tests.command_line import CommandLine
+from tests.command_line import ENVIRON, MODULE, CommandLine
 from tests.daemons import EARLY, LENET, Daemon, running_daemon
 from tests.helpers import wait_until
 from weightd.cli import main
+from weightd.cli.app import PANELS
 
 ROOT = Path(__file__).parent.parent
 NO_PROCESS = 2**22 + 1  # above pid_max's limit
@@ -41,7 +45,7 @@ def test_without_a_daemon_the_line_names_the_command_that_starts_one(
     arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
     line = CommandLine(tmp_path).run(*arguments).complaint()
-    assert f"weightd serve --runtime-dir {tmp_path}" in line
+    assert f"weightd keeper --runtime-dir {tmp_path}" in line
 
 
 def test_programs_get_the_error_as_json_too(tmp_path: Path) -> None:
@@ -109,6 +113,55 @@ def test_words_that_make_no_command_are_refused_in_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith(f"weightd: {says}")
+
+
+def test_a_full_disk_is_named_as_what_the_output_met() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [*MODULE, "inspect", str(LENET), "--json"]
+        done = subprocess.run(
+            command, env=ENVIRON, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"weightd: cannot write the output: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "full"), "weightd: cannot write the output: full\n"),
+        (OSError(errno.EACCES, "closed", "/x"), "weightd: cannot use /x: closed\n"),
+        (OSError(errno.ENOTSOCK, "no socket"), None),
+    ],
+    ids=["of the output", "of a file", "ours"],
+)
+def test_an_error_that_nobody_foresaw_is_not_called_one_of_the_output(
+    error: OSError,
+    says: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["weightd.cli.app"], "app", failing)
+    with pytest.raises(SystemExit if says else OSError):
+        main()
+    assert capsys.readouterr().err == (says or "")
+
+
+def test_no_path_is_checked_by_typer_which_cannot_say_what_is_amiss() -> None:
+    paths = [
+        note
+        for functions in PANELS.values()
+        for function in functions
+        for hint in get_type_hints(function, include_extras=True).values()
+        if Path in (kind := get_args(hint) or (hint,))[:1] or Path in get_args(kind[0])
+        for note in kind[1:]
+    ]
+    assert len(paths) > len(PANELS)
+    assert not any(note.readable or note.exists or note.writable for note in paths)
 
 
 def test_words_that_make_no_command_are_refused_as_json_too(cli: CommandLine) -> None:

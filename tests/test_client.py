@@ -86,7 +86,7 @@ def test_without_a_daemon_the_error_says_how_to_start_one(
 ) -> None:
     with (
         weightd.Client(tmp_path) as client,
-        pytest.raises(NoDaemonError, match=f"weightd serve --runtime-dir {tmp_path}"),
+        pytest.raises(NoDaemonError, match=f"weightd keeper --runtime-dir {tmp_path}"),
     ):
         ask(client)
 

@@ -130,7 +130,7 @@ def test_workers_go_on_when_the_daemon_is_killed(lenet: Daemon, worker: Worker) 
     wait_until(lambda: not worker.ask("state", model="lenet")["connected"])
     assert digest(worker) == answer
     assert worker.ask("detach", model="lenet") == {}
-    with pytest.raises(NoDaemonError, match="weightd serve"):
+    with pytest.raises(NoDaemonError, match="weightd keeper"):
         lenet.client.status()
 
 

@@ -39,11 +39,11 @@ def test_a_follower_hears_that_the_daemon_was_away_and_what_it_has_now(tmp_path:
         assert missed["pid"] == daemon.pid
         assert missed["text"] == (
             "the daemon was away, or events came too fast: what happened until now is not told; "
-            f"incarnation {incarnation} has 1 models, adopted 1 versions and refused 0 things"
+            f"incarnation {incarnation} has 1 model, adopted 1 version and refused 0 things"
         )
         assert (
-            f"started pid {daemon.pid} incarnation {incarnation}, adopted 1 models with 1 "
-            "versions, refused 0 things"
+            f"started pid {daemon.pid} incarnation {incarnation}, adopted 1 model with 1 "
+            "version, refused 0 things"
         ) in daemon.log()
 
 

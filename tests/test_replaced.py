@@ -35,7 +35,7 @@ def test_an_upgrade_reads_nothing_again_and_loses_nobody(kept: Kept) -> None:
 
 
 def test_an_upgrade_without_anybody_who_keeps_the_weights_is_refused(lenet: Any) -> None:
-    with pytest.raises(StoreError, match="serve --keep"):
+    with pytest.raises(StoreError, match="weightd keeper"):
         lenet.client.upgrade()
     assert lenet.process.poll() is None
 

@@ -17,6 +17,7 @@ import pytest
 import weightd
 from tests.daemons import EARLY, FINAL, LENET, Daemon, Kept, kept_daemon, running_worker
 from tests.helpers import wait_until
+from tests.test_identity import USER, as_user
 from weightd import link as links
 from weightd.backends import watcher as watchers
 from weightd.backends.attachment import Attachment
@@ -26,6 +27,7 @@ from weightd.errors import (
     DaemonTimeoutError,
     EngineMismatchError,
     LostDaemonError,
+    NoAccessError,
     NoDaemonError,
 )
 from weightd.ipc import protocol
@@ -108,6 +110,35 @@ def test_nobody_waits_longer_than_somebody_could_come(
     with pytest.raises(NoDaemonError):
         link.repeated(attempt)
     assert limit_s <= clock.now_s - 1000.0 <= limit_s + 0.1
+
+
+def test_who_is_not_let_in_does_not_wait_for_it(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    link.folder.keeper.touch()
+
+    def attempt(_: bool) -> None:
+        raise NoAccessError("another user's")
+
+    with pytest.raises(NoAccessError):
+        link.repeated(attempt)
+    assert clock.now_s == 1000.0
+
+
+def test_sockets_that_the_next_daemon_is_making_are_waited_for(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    link.folder.keeper.touch()
+    met = [NoDaemonError("away"), NoAccessError("not its group's yet")]
+
+    def attempt(_: bool) -> str:
+        if met:
+            raise met.pop(0)
+        return "done"
+
+    assert link.repeated(attempt) == "done"
 
 
 def test_a_daemon_that_is_silent_is_not_asked_twice(link: Link) -> None:
@@ -263,6 +294,22 @@ def test_a_worker_that_is_not_let_in_again_says_so_once(
         assert here.lag == ""
         back = [r.levelname for r in caplog.records if "is at the daemon again" in r.message]
         assert back == ["WARNING"]  # whoever read that it is away reads that it is not
+
+
+@pytest.mark.root
+def test_a_worker_whom_the_socket_lets_in_no_more_says_so_and_comes_back() -> None:
+    with kept_daemon(attach_public=True) as kept:
+        outside = kept.runtime_dir.parent
+        outside.chmod(0o711)
+        kept.load_lenet()
+        with running_worker(kept, prefix=as_user(USER)) as worker:
+            kept.client.allow("lenet", worker.ask("current_pid")["pid"])
+            worker.ask("attach", model="lenet")
+            outside.chmod(0o700)
+            kept.kill()
+            wait_until(lambda: "lets this one not in" in worker.ask("state", model="lenet")["lag"])
+            outside.chmod(0o711)
+            wait_until(lambda: worker.ask("state", model="lenet")["connected"])
 
 
 # --- what a worker must not miss, nor take for another ---------------------------------------

@@ -67,7 +67,7 @@ def test_shutdown_by_request_is_answered_and_ends_it_well(lenet: Daemon) -> None
     lenet.client.shutdown()
     assert lenet.process.wait(20) == 0
     assert sockets(lenet) == []
-    with pytest.raises(NoDaemonError, match="weightd serve --runtime-dir"):
+    with pytest.raises(NoDaemonError, match="weightd keeper --runtime-dir"):
         lenet.client.status()
 
 

@@ -2,7 +2,7 @@
 
     import weightd
 
-    client = weightd.Client()                       # where the daemon is: `weightd serve`
+    client = weightd.Client()                       # where the daemon is: `weightd keeper`
     client.load("lenet", "lenet5.onnx")
     handle = client.allow("lenet", [worker_pid])
 

@@ -17,6 +17,7 @@ from weightd.ipc import protocol
 from weightd.ipc.counts import Counts
 from weightd.ipc.runtime import RuntimeFolder
 from weightd.ipc.status import VersionCheck
+from weightd.ipc.words import counted
 from weightd.link import RETRY_S, Link, OnProgress
 
 if TYPE_CHECKING:
@@ -278,8 +279,10 @@ class Client:
         else:
             pid = status.pid
             text = (
-                f"{text}; incarnation {status.incarnation} has {len(status.models)} models, adopted"
-                f" {counts.adopted_versions} versions and refused {counts.refused_adoptions} things"
+                f"{text}; incarnation {status.incarnation} has "
+                f"{counted(len(status.models), 'model')}, "
+                f"adopted {counted(counts.adopted_versions, 'version')} "
+                f"and refused {counted(counts.refused_adoptions, 'thing')}"
             )
         return protocol.Event("missed", "", 0, pid, text)
 

@@ -178,6 +178,10 @@ class NoDaemonError(BrokenPeerError):
     """No daemon answers in this runtime folder."""
 
 
+class NoAccessError(NoDaemonError):
+    """The sockets in this runtime folder do not let this user in: waiting changes nothing."""
+
+
 class LostDaemonError(BrokenPeerError):
     """The daemon ended while it had a request; nobody knows whether it was carried out."""
 

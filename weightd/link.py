@@ -17,6 +17,7 @@ from weightd.errors import (
     BadRequestError,
     BrokenPeerError,
     DaemonTimeoutError,
+    NoAccessError,
     NoDaemonError,
     WeightdError,
     from_wire,
@@ -58,10 +59,12 @@ class Link:
                     if event is not None or not is_first:
                         yield event
                     is_first = False
-            except NoDaemonError:
+            except NoDaemonError as error:
+                if isinstance(error, NoAccessError) and is_first and away_since_s is None:
+                    raise
                 away_since_s = away_since_s or time.monotonic()
                 is_late = time.monotonic() - away_since_s >= self.timeout_s
-                if is_late or not self.folder.keeper.exists():
+                if is_late or not self.folder.names_keeper():
                     raise
             time.sleep(RETRY_S)
 
@@ -94,7 +97,9 @@ class Link:
 
     def repeated(self, attempt: Callable[[bool], Result]) -> Result:
         """What attempt() returns. It is made again when the daemon ends meanwhile, or is away and
-        has a keeper, until one answers or the time is up; it is told whether that is so."""
+        has a keeper, until one answers or the time is up; it is told whether that is so. A daemon
+        that does not let this user in is not away; after one that was, the next one's sockets are
+        let be made first: they are private before they are anybody's."""
         away_since_s: float | None = None
         losses = 0
         while True:
@@ -103,11 +108,13 @@ class Link:
             except DaemonTimeoutError:
                 raise
             except BrokenPeerError as error:
+                if isinstance(error, NoAccessError) and away_since_s is None:
+                    raise
                 was_there = not isinstance(error, NoDaemonError)
                 losses += was_there
                 if was_there or away_since_s is None:
                     away_since_s = time.monotonic()
-                is_kept = self.folder.keeper.exists()
+                is_kept = self.folder.names_keeper()
                 limit_s = self.timeout_s if is_kept else _RETURN_S if losses else 0.0
                 # A request that daemon after daemon dies of is not given to one more.
                 if losses > _MAX_LOSSES or time.monotonic() - away_since_s >= limit_s:

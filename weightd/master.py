@@ -133,7 +133,7 @@ def _server(
     if config.daemon == "required":
         raise NoDaemonError(
             "[weightd] daemon is 'required', and no daemon lets this user in: start one with "
-            "`weightd serve`, or name its folder in $WEIGHTD_RUNTIME_DIR"
+            "`weightd keeper`, or name its folder in $WEIGHTD_RUNTIME_DIR"
         )
     from weightd.daemon.embedded import Embedded
     from weightd.daemon.settings import Settings

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from weightd.errors import MismatchError
+from weightd.ipc.words import counted
 from weightd.weights.entries import Parameter, Port
 
 NAMED = 5  # how many differences a message spells out
@@ -29,7 +30,7 @@ def check_parameters_fit(
     ]
     if any(faults):
         raise MismatchError(
-            f"the new weights do not fit model {model!r} (new: {len(brought)} tensors, "
+            f"the new weights do not fit model {model!r} (new: {counted(len(brought), 'tensor')}, "
             f"model: {len(wanted)}): " + "; ".join(filter(None, faults))
         )
 

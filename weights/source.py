@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from weightd.errors import BadFileError, ClosedError, UnknownTensorError, UsageError
+from weightd.ipc.words import counted
 from weightd.weights.dtypes import MAX_TENSORS, name_fault, nbytes_of, tensor_fault
 from weightd.weights.file import InputFile, OnChunk
 
@@ -61,7 +62,7 @@ class Source(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{self.format} {self.file_name!r}: {len(self.tensors)} tensors>"
+        return f"<{self.format} {self.file_name!r}: {counted(len(self.tensors), 'tensor')}>"
 
     @property
     def file_name(self) -> str:

@@ -22,14 +22,21 @@ NEEDED = (
     "weightd.client",
 )
 
-for name in NEEDED:
-    importlib.import_module(name)
-user, _, groups = sys.argv[1].partition(":")
-uid = int(user)
-os.setgroups([int(gid) for gid in groups.split(",") if gid])
-os.setresgid(uid, uid, uid)
-os.setresuid(uid, uid, uid)
-# As a program that this user started would be: else its own /proc/self/fd is closed to it.
-assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
-sys.argv = sys.argv[3:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+
+def become(who: str) -> None:
+    """who: UID[:GID,GID]."""
+    for name in NEEDED:
+        importlib.import_module(name)
+    user, _, groups = who.partition(":")
+    uid = int(user)
+    os.setgroups([int(gid) for gid in groups.split(",") if gid])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # As a program that this user started would be: else its own /proc/self/fd is closed to it.
+    assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
+
+
+if __name__ == "__main__":
+    become(sys.argv[1])
+    sys.argv = sys.argv[3:]
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -3,6 +3,8 @@
 Starting it loads no engine, no numpy and no zmq: each command imports what it needs.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -21,7 +23,7 @@ from weightd.cli.inspect import inspect
 from weightd.cli.models import cancel, load, publish, rollback, unload, update
 from weightd.cli.options import USER_MISTAKE, Command
 from weightd.cli.predict import predict
-from weightd.cli.screen import print_error
+from weightd.cli.screen import clean, print_error
 from weightd.cli.serve import keeper, serve
 from weightd.cli.stress import stress
 from weightd.cli.top import top
@@ -34,6 +36,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # a bug of ours shows a plain traceback
 )
+
+# What a full disk, a quota, a closed or broken stdout and a terminal that went answer.
+_OF_WRITING = {
+    errno.EBADF,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.ENXIO,
+    errno.EPIPE,
+}
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "The daemon": (serve, keeper, status, top, events, upgrade, exporter, shutdown),
@@ -68,7 +81,7 @@ def root(
 
     \b
     Examples:
-      weightd serve                              # in one terminal
+      weightd keeper                             # in one terminal
       weightd load lenet lenet5.onnx             # in another
       weightd allow lenet 4711                   # process 4711 may attach it
       weightd publish lenet new.safetensors      # attached workers switch
@@ -98,6 +111,18 @@ def main() -> None:
     except Amiss as error:
         print_error(refusal(error), as_json="--json" in sys.argv[1:])
         sys.exit(USER_MISTAKE)
-    except OSError as error:  # of the output: a full disk, a closed terminal
-        sys.stderr.write(f"weightd: cannot write the output: {error.strerror}\n")
+    except OSError as error:
+        text = _complaint(error)
+        if text is None:
+            raise
+        sys.stderr.write(f"weightd: {text}\n")
         sys.exit(USER_MISTAKE)
+
+
+def _complaint(error: OSError) -> str | None:
+    """What to say of an error that no command foresaw; None where it is our mistake."""
+    if error.filename is not None:
+        return clean(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}")
+    if error.errno in _OF_WRITING:
+        return f"cannot write the output: {error.strerror}"
+    return None

@@ -19,7 +19,9 @@ Names = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="NAME", help="mlp, bert, resnet, …; may be repeated."),
 ]
-OwnModel = Annotated[Path | None, typer.Option(metavar="FILE", help="A model of your own.")]
+OwnModel = Annotated[
+    Path | None, typer.Option(metavar="FILE", readable=False, help="A model of your own.")
+]
 Only = Annotated[
     str,
     typer.Option(
@@ -44,7 +46,9 @@ Full = Annotated[
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.png", help="Draw memory and swaps; needs weightd\\[bench]."),
+    typer.Option(
+        metavar="FILE.png", readable=False, help="Draw memory and swaps; needs weightd\\[bench]."
+    ),
 ]
 Check = Annotated[bool, typer.Option("--check", help="Exit status 1 when a bar is missed.")]
 

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="MODEL", help="MindIR or ONNX.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    file: Annotated[Path, typer.Argument(metavar="MODEL", readable=False, help="MindIR or ONNX.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT.onnx", readable=False, help="The file to write.")
+    ],
     *,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Other weights: ckpt, safetensors, npz, or a model's."),
+        typer.Option(
+            metavar="FILE",
+            readable=False,
+            help="Other weights: ckpt, safetensors, npz, or a model's.",
+        ),
     ] = None,
     rules: NameRules = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.onnx if it exists.")] = False,

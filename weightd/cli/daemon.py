@@ -9,6 +9,7 @@ import typer
 from weightd.cli.options import AsJson, RuntimeDir, connect
 from weightd.cli.screen import print_json, print_line, print_table, size
 from weightd.daemon.accounts import group_name, user_name
+from weightd.ipc.words import counted
 
 if TYPE_CHECKING:
     from weightd.ipc.protocol import DaemonStatus
@@ -26,7 +27,7 @@ _MODEL_COLUMNS = (
 )
 
 _STORES = {
-    "": "no: the weights end with this daemon (`weightd serve --keep`)",
+    "": "no: the weights end with this daemon (`weightd keeper`)",
     "keeper": "a keeper holds the weights when this daemon ends",
     "systemd": "systemd holds the weights when this daemon ends",
 }
@@ -155,7 +156,7 @@ def upgrade(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     """Replace the daemon by the weightd that is installed now.
 
     Its successor adopts the weights, which are not read again; workers go on predicting.
-    It needs a keeper (`weightd serve --keep`) or systemd's fd store.
+    It needs a keeper (`weightd keeper`) or systemd's fd store.
 
     \b
     Example:
@@ -170,7 +171,7 @@ def upgrade(runtime_dir: RuntimeDir = None, as_json: AsJson = False) -> None:
     else:
         print_line(
             f"pid {after.pid}, weightd {after.version}, follows pid {before.pid}, weightd "
-            f"{before.version}, with {len(after.models)} models"
+            f"{before.version}, with {counted(len(after.models), 'model')}"
         )
 
 

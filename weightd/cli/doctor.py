@@ -21,7 +21,7 @@ import typer
 from weightd._version import __version__
 from weightd.cli.options import AsJson, RuntimeDir, connect
 from weightd.cli.screen import print_json, print_line, print_table, size
-from weightd.errors import NoDaemonError, WeightdError
+from weightd.errors import NoAccessError, NoDaemonError, WeightdError
 
 _OLDEST_KERNEL = (5, 6)  # openat2
 _MIN_DESCRIPTORS = 4096
@@ -196,7 +196,7 @@ def _folder(runtime_dir: Path | None) -> Check:
     try:
         folder = RuntimeFolder.find(runtime_dir, os.environ)
         if not folder.path.exists():
-            return Check(name, "ok", f"{folder.path} (weightd serve makes it)")
+            return Check(name, "ok", f"{folder.path} (weightd keeper makes it)")
         mode = stat.S_IMODE(folder.path.stat().st_mode)
         if folder.path.stat().st_uid == os.geteuid():
             folder.create(mode)  # it exists, and keeps its mode: this only checks it
@@ -209,6 +209,8 @@ def _daemon(runtime_dir: Path | None) -> Check:
     try:
         with connect(runtime_dir, timeout_s=3) as client:
             status = client.status()
+    except NoAccessError as error:
+        return Check("daemon", "warn", "lets this user not in", str(error))
     except NoDaemonError as error:
         return Check("daemon", "warn", "none answers", str(error))
     except WeightdError as error:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weightd.cli.arrays import read_arrays, restored
-from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
+from weightd.cli.attached import attached
+from weightd.cli.options import AsJson, ModelName, RuntimeDir
 from weightd.cli.screen import print_json, print_line, print_table, step_bar
 from weightd.errors import BadFileError
+from weightd.ipc.words import counted
 
 if TYPE_CHECKING:
     from weightd.evaluation import Evaluation
@@ -23,6 +25,7 @@ DataFile = Annotated[
         "--data",
         "-d",
         metavar="FILE.npz",
+        readable=False,
         help="An array for each of the model's inputs, by its name and as the model takes it, the "
         "samples along its first axis; and the labels.",
     ),
@@ -68,7 +71,8 @@ def eval_(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Attach to a model, predict a labelled set in batches, and say how good the answers are.
 
-    It allows itself, so it is for the model's owner and for admins. The data file is what
+    Where that is not allowed, it allows itself: the model's owner and admins may. The
+    data file is what
     np.savez("digits_test.npz", x=pixels, label=labels) writes for a model with the input x;
     `weightd inspect` names the inputs of a model's file. Other arrays in it are ignored.
 
@@ -83,10 +87,8 @@ def eval_(  # noqa: PLR0913 - each is an option
     arrays = read_arrays(data_file)
     if not hasattr(arrays, "items"):
         raise BadFileError(f"{data_file} holds one array; give an .npz with inputs and labels")
-    with connect(runtime_dir) as client:
-        handle = client.allow(name, client.current_pid())
     with (
-        weightd.attach(name, handle, runtime_dir=runtime_dir, threads=threads) as model,
+        attached(name, runtime_dir, threads=threads) as model,
         step_bar(f"eval {name}", as_json=as_json) as report,
     ):
         infos = model.inputs
@@ -111,7 +113,7 @@ def _show(name: str, found: "Evaluation", *, as_json: bool) -> None:
     numbers = ", ".join(map(str, found.versions))
     word = "version" if len(found.versions) == 1 else "versions"
     rate = found.samples / found.seconds if found.seconds else math.inf
-    print_line(f"{name} {word} {numbers}: {found.samples} samples, {rate:.0f} a second")
+    print_line(f"{name} {word} {numbers}: {counted(found.samples, 'sample')}, {rate:.0f} a second")
     print_table(("metric", "value>"), ((k, f"{v:.6g}") for k, v in found.values.items()))
     if len(found.versions) > 1:
         print_line("new weights were published meanwhile: the values are of all these versions")

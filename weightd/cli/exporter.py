@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     import socket
 
 
+_Socket = Annotated[
+    Path | None,
+    typer.Option(
+        "--socket",
+        metavar="PATH",
+        readable=False,
+        help="Where to listen. Without it and without --port: metrics.sock in the daemon's folder.",
+    ),
+]
+
+
 def exporter(
     *,
     runtime_dir: RuntimeDir = None,
-    path: Annotated[
-        Path | None,
-        typer.Option(
-            "--socket",
-            metavar="PATH",
-            help="Where to listen. Without it and without --port: metrics.sock in the daemon's "
-            "folder.",
-        ),
-    ] = None,
+    path: _Socket = None,
     mode: Annotated[
         str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect to it.")
     ] = "0660",

@@ -8,6 +8,7 @@ import typer
 from weightd.cli.files import opened
 from weightd.cli.options import AsJson
 from weightd.cli.screen import print_json, print_line, print_table, size
+from weightd.ipc.words import counted
 
 if TYPE_CHECKING:
     from weightd.weights.about import About
@@ -18,7 +19,10 @@ _SHOWN = 30
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="ONNX, MindIR, safetensors, ckpt or npz.")
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="ONNX, MindIR, safetensors, ckpt or npz."
+        ),
     ],
     show_all: Annotated[
         bool, typer.Option("--all", help="Every tensor, not the first 30.")
@@ -46,7 +50,7 @@ def inspect(
 def _show(file: Path, found: "About", most: int) -> None:
     by = f", by {found.producer}" if found.producer else ""
     print_line(f"{file}: {found.format}{by}")
-    print_line(f"{len(found.tensors)} tensors, {size(found.nbytes)}")
+    print_line(f"{counted(len(found.tensors), 'tensor')}, {size(found.nbytes)}")
     for key, value in found.notes.items():
         print_line(f"{key}: {value}")
     if found.has_graph:

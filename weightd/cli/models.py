@@ -20,7 +20,9 @@ from weightd.cli.screen import print_json, print_line, progress_bar
 ModelFile = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE", help="ONNX, MindIR, safetensors, ckpt or npz; told apart by content."
+        metavar="FILE",
+        readable=False,
+        help="ONNX, MindIR, safetensors, ckpt or npz; told apart by content.",
     ),
 ]
 

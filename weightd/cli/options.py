@@ -19,6 +19,7 @@ RuntimeDir = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
+        readable=False,  # as of every path: who uses it says better than typer what is amiss
         help="The daemon's folder. Without it: $WEIGHTD_RUNTIME_DIR, $RUNTIME_DIRECTORY, "
         "$XDG_RUNTIME_DIR/weightd, or for root /run/weightd.",
     ),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightd.cli.arrays import read_arrays, restored
-from weightd.cli.options import AsJson, ModelName, RuntimeDir, connect
+from weightd.cli.attached import attached
+from weightd.cli.options import AsJson, ModelName, RuntimeDir
 from weightd.cli.screen import print_json, print_line, print_table
 from weightd.errors import BadFileError, BadInputError
 
@@ -30,19 +31,26 @@ def predict(
             "--input",
             "-i",
             metavar="FILE",
+            readable=False,
             help=".npz with an array for each input, or .npy for a model with one input.",
         ),
     ],
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the outputs here, as .npz."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            readable=False,
+            help="Write the outputs here, as .npz.",
+        ),
     ] = None,
     runtime_dir: RuntimeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Attach to a model, run it once on the arrays of a file, and show what comes out.
 
-    It allows itself, so it is for the model's owner and for admins.
+    Where that is not allowed, it allows itself: the model's owner and admins may.
 
     \b
     Examples:
@@ -50,12 +58,8 @@ def predict(
       weightd predict lenet --input digit.npz --output scores.npz
       weightd predict lenet --input digit.npy --json
     """
-    import weightd
-
     arrays = read_arrays(input_file)
-    with connect(runtime_dir) as client:
-        handle = client.allow(name, client.current_pid())
-    with weightd.attach(name, handle, runtime_dir=runtime_dir) as model:
+    with attached(name, runtime_dir) as model:
         version = model.version
         outputs = model.predict(_inputs(arrays, model, input_file))
     if output_file is not None:

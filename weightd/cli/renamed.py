@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weightd.cli.screen import print_line, print_table
+from weightd.ipc.words import counted
 
 
 def print_renamed(renamed: Mapping[str, str]) -> None:
@@ -11,7 +12,8 @@ def print_renamed(renamed: Mapping[str, str]) -> None:
     changed = [(old, new or "(left out)") for old, new in renamed.items() if old != new]
     if changed:
         print_table(("in the file", "in the model"), changed)
-    print_line(f"{len(renamed) - len(changed)} names are the same in both")
+    same = len(renamed) - len(changed)
+    print_line(f"{counted(same, 'name')} {'is' if same == 1 else 'are'} the same in both")
 
 
 def renamed_document(renamed: Mapping[str, str]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ _Models = Annotated[
 ]
 _Config = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Settings in TOML; its paths are relative to itself."),
+    typer.Option(
+        metavar="FILE", readable=False, help="Settings in TOML; its paths are relative to itself."
+    ),
 ]
 _KeepVersions = Annotated[
     int | None,
