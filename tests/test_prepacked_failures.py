@@ -69,7 +69,7 @@ def test_a_switch_that_cannot_be_made_at_all_leaves_the_old_version(
         raise failure()
 
     monkeypatch.setattr(Core, "check", check)
-    with pytest.raises(WeightdError):
+    with pytest.raises((WeightdError, MemoryError)):
         session.swap(mlp.map(2))
     assert mlp.run(session) == 1
     session.close()

@@ -123,7 +123,8 @@ def test_more_sessions_map_the_same_memory(mlp: Pair) -> None:
     session = several(mlp, 8)
     assert [mlp.run(each) for each in session._sessions] == [1] * 8
     weights = sum(os.fstat(fd).st_size for fd in mlp.versions[0].fds)
-    assert private_memory()["Private_Dirty"] - before < 2 * weights
+    # With copies of their own it were eight times the weights; the allocator takes some, too.
+    assert private_memory()["Private_Dirty"] - before < 4 * weights
     session.close()
 
 
