@@ -6,6 +6,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from weightd.stress import mutation, storm_parent, zmtp
 from weightd.stress.findings import Findings
 from weightd.stress.leaks import Snapshot, leaks
 from weightd.stress.ledger import Ledger, Publish, Rollback, Shown, fault_of_answers
+from weightd.stress.outages import Outages, are_too_many
 from weightd.stress.plan import Plan
 from weightd.stress.predictor import Tally
 from weightd.stress.schedule import steps
@@ -43,6 +45,38 @@ def shown(live: int, *numbers: int) -> Shown:
 
 
 THREE = (Publish(0), Publish(1), Publish(2))
+
+
+# --- outages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("read", "asked", "is_quiet", "is_fault"),
+    [(0, 0, True, False), (1, 0, True, True), (3, 1, False, False), (4, 1, False, True)],
+)
+def test_weights_that_were_read_again_are_found(
+    read: int, asked: int, is_quiet: bool, is_fault: bool
+) -> None:
+    assert are_too_many(read, asked, is_quiet=is_quiet) == is_fault
+
+
+class Journal:
+    """Stands for the stage and for who publishes: somebody asks while the stagings are counted."""
+
+    requests = 0
+    pid = 1
+
+    def wait_until_serving(self, _: float) -> int:
+        return self.pid
+
+    def stagings(self) -> int:
+        self.requests += 1
+        return 7
+
+
+def test_who_asks_while_stagings_are_counted_is_counted_as_asking_later() -> None:
+    journal: Any = Journal()
+    assert Outages(journal, Findings(1), journal).asked_and_read() == (0, 7)
 
 
 # --- versions ----------------------------------------------------------------------------
