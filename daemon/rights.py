@@ -55,7 +55,7 @@ def outlaws(
         if lease.is_revoked:
             continue
         is_listed = model.pid_of(lease.key, None) is not None
-        guest = guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
+        guest = _guest_of(lease, guests)
         admission = may_stay(model.name, rules, guest, is_listed=is_listed)
         if admission is None:
             found.append(lease)
@@ -77,7 +77,7 @@ def pardoned(
     these, or by something else and one of the rules `among` fits them."""
     told: list[Action] = []
     for lease in leases:
-        guest = guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
+        guest = _guest_of(lease, guests)
         is_meant = lease.pid in pids or any(rule.fits(guest) for rule in among)
         if lease.model is model and lease.is_revoked and is_meant:
             is_listed = model.pid_of(lease.key, None) is not None
@@ -93,11 +93,16 @@ def standing(
     """Which rules let the processes of these leases in, though their PIDs do not."""
     found: dict[Rule, None] = {}
     for lease in leases:
-        guest = guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
+        guest = _guest_of(lease, guests)
         admission = may_stay(model.name, rules, guest, is_listed=False)
         if admission is not None and admission.rule is not None:
             found[admission.rule] = None
     return tuple(found)
+
+
+def _guest_of(lease: Lease, guests: Mapping[int, Guest]) -> Guest:
+    """Who holds it, or as much as the lease itself tells."""
+    return guests.get(lease.id) or Guest(lease.pid, lease.uid, lease.uid)
 
 
 def hindrances(

@@ -127,9 +127,8 @@ class ControlServer:
         sock.setsockopt(zmq.RCVHWM, _UNREAD)
         sock.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
         sock.setsockopt(zmq.LINGER, _FAREWELL_MS)
-        sock.setsockopt(
-            zmq.ROUTER_HANDOVER, 1
-        )  # without, it keeps a second peer of a name for ever
+        # Without it a second peer of a name is kept for ever.
+        sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
         sock.setsockopt(zmq.ZAP_DOMAIN, b"weightd")  # nobody asks; but ZMTP 1 and 2 are refused
         if given is None:
             self._names.append(path)

@@ -67,6 +67,10 @@ class Daemon:
         """Each version that is held, and its state."""
         return [(v.number, v.state) for v in self.client.status().models[name].versions]
 
+    def leases(self, name: str = "lenet") -> dict[int, int]:
+        """Of each version that is held, how many leases it has."""
+        return {v.number: v.leases for v in self.client.status().models[name].versions}
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; returns its exit status."""
         self.process.send_signal(number)

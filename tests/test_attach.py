@@ -33,11 +33,6 @@ def lenet_of(daemon: Daemon) -> ModelStatus:
     return daemon.client.status().models["lenet"]
 
 
-def leases_of(daemon: Daemon) -> dict[int, int]:
-    """Of each held version of lenet, how many leases it has."""
-    return {version.number: version.leases for version in lenet_of(daemon).versions}
-
-
 def workers_of(daemon: Daemon) -> dict[int, WorkerStatus]:
     return {worker.pid: worker for worker in daemon.client.status().workers}
 
@@ -133,16 +128,16 @@ def test_an_unknown_model_is_named_to_an_admin(daemon: Daemon) -> None:
 
 def test_a_killed_worker_releases_the_version_it_held(lenet: Daemon, worker: Worker) -> None:
     worker.ask("attach", model="lenet")
-    assert leases_of(lenet) == {1: 1}
+    assert lenet.leases() == {1: 1}
     kill_and_reap(worker.process)
-    wait_until(lambda: leases_of(lenet) == {1: 0})
+    wait_until(lambda: lenet.leases() == {1: 0})
     assert lenet.client.status().workers == ()
 
 
 def test_close_releases_the_version_before_it_returns(lenet: Daemon) -> None:
     with lenet.attach_here():
-        assert leases_of(lenet) == {1: 1}
-    wait_until(lambda: leases_of(lenet) == {1: 0})
+        assert lenet.leases() == {1: 1}
+    wait_until(lambda: lenet.leases() == {1: 0})
 
 
 def test_an_array_kept_after_close_keeps_the_lease_until_it_goes(daemon: Daemon) -> None:
@@ -153,10 +148,10 @@ def test_an_array_kept_after_close_keeps_the_lease_until_it_goes(daemon: Daemon)
         before = array.copy()
     for file in (EARLY, FINAL):
         daemon.client.publish("lenet", file)
-    assert leases_of(daemon) == {1: 1, 2: 0, 3: 0}
+    assert daemon.leases() == {1: 1, 2: 0, 3: 0}
     assert np.array_equal(array, before)
     del array
-    wait_until(lambda: leases_of(daemon) == {2: 0, 3: 0})
+    wait_until(lambda: daemon.leases() == {2: 0, 3: 0})
 
 
 def test_an_array_keeps_the_lease_when_the_engine_closes_while_its_state_is_told(
@@ -177,9 +172,9 @@ def test_an_array_keeps_the_lease_when_the_engine_closes_while_its_state_is_told
     assert is_asked.wait(10)
     model.close()
     daemon.client.publish("lenet", FINAL)
-    assert leases_of(daemon) == {1: 1, 2: 0, 3: 0}
+    assert daemon.leases() == {1: 1, 2: 0, 3: 0}
     del array
-    wait_until(lambda: leases_of(daemon) == {2: 0, 3: 0})
+    wait_until(lambda: daemon.leases() == {2: 0, 3: 0})
 
 
 def test_a_process_has_a_bounded_number_of_leases_of_a_model(lenet: Daemon) -> None:
@@ -227,7 +222,7 @@ def test_a_revoked_worker_goes_on_with_what_it_has_and_gets_nothing_new(
     assert isinstance(refused(worker, "attach", model="lenet"), NotAllowedError)
     assert worker.ask("predict", model="lenet") == {"digests": before, "version": 1}
     assert workers_of(lenet)[worker.pid].lag == "revoked"
-    assert leases_of(lenet) == {1: 1, 2: 0}
+    assert lenet.leases() == {1: 1, 2: 0}
 
 
 def test_revoking_one_worker_leaves_the_others_alone(lenet: Daemon, worker: Worker) -> None:
@@ -244,7 +239,7 @@ def test_revoke_with_kill_ends_the_process(lenet: Daemon, worker: Worker) -> Non
     answer = lenet.client.revoke("lenet", worker.pid, kill=True)
     assert (answer.killed, answer.still_mapped, answer.not_killed) == ((worker.pid,), (), ())
     assert worker.process.wait(10) == -signal.SIGKILL
-    wait_until(lambda: leases_of(lenet) == {1: 0})
+    wait_until(lambda: lenet.leases() == {1: 0})
 
 
 def test_an_unloaded_model_stays_with_the_workers_that_have_it(
@@ -258,7 +253,7 @@ def test_an_unloaded_model_stays_with_the_workers_that_have_it(
     assert worker.ask("predict", model="lenet") == before
     assert lenet.client.status().held_nbytes > 0
     lenet.load_lenet()  # the name is free; the new model is another one
-    assert leases_of(lenet) == {1: 0}
+    assert lenet.leases() == {1: 0}
     kill_and_reap(worker.process)
     lenet.client.unload("lenet")
     wait_until(lambda: lenet.client.status().held_nbytes == 0)
@@ -277,13 +272,13 @@ def test_a_stopped_worker_pins_one_version_while_the_others_switch(
             lenet.client.publish("lenet", (EARLY, FINAL)[round_ % 2])
             for _ in range(4):
                 model.wait_for_version(lenet.client.rollback("lenet"), timeout_s=10)
-        assert len(leases_of(lenet)) <= 3  # keep, and the one that the stopped worker maps
-        assert leases_of(lenet)[1] == 1
+        assert len(lenet.leases()) <= 3  # keep, and the one that the stopped worker maps
+        assert lenet.leases()[1] == 1
         assert workers_of(lenet)[worker.pid].lag == "notified"
     live = lenet_of(lenet).live
     os.kill(worker.pid, signal.SIGCONT)
     assert worker.ask("wait_for_version", model="lenet", number=live)["version"] == live
-    wait_until(lambda: 1 not in leases_of(lenet))
+    wait_until(lambda: 1 not in lenet.leases())
 
 
 def test_who_waits_for_a_version_hears_at_once_that_it_will_not_come(
@@ -321,9 +316,9 @@ def test_a_worker_that_slept_through_a_rollback_still_holds_what_it_runs(
     os.kill(worker.pid, signal.SIGCONT)
     wait_until(lambda: workers_of(lenet)[worker.pid].switches == 1)
     assert version_of(worker) == 1
-    assert leases_of(lenet) == {1: 1, 2: 0}
+    assert lenet.leases() == {1: 1, 2: 0}
     for file in (FINAL, EARLY):  # each switch releases what came before, once
         number = lenet.client.publish("lenet", file)
         assert worker.ask("wait_for_version", model="lenet", number=number)["connected"]
-        wait_until(lambda: sum(leases_of(lenet).values()) == 1)
-        assert leases_of(lenet)[number] == 1
+        wait_until(lambda: sum(lenet.leases().values()) == 1)
+        assert lenet.leases()[number] == 1

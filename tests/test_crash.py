@@ -29,11 +29,6 @@ def digest(worker: Worker) -> str:
     return str(found)
 
 
-def leases(daemon: Daemon) -> dict[int, int]:
-    """How many leases each version has."""
-    return {v.number: v.leases for v in daemon.client.status().models["lenet"].versions}
-
-
 # --- workers -----------------------------------------------------------------------------
 
 
@@ -41,9 +36,11 @@ def test_a_killed_worker_releases_what_it_held_and_the_others_go_on(lenet: Daemo
     with running_worker(lenet) as one, running_worker(lenet) as two:
         answer = attached(lenet, one)
         attached(lenet, two)
-        assert leases(lenet) == {1: 2}
+        assert lenet.leases() == {1: 2}
         os.kill(two.pid, signal.SIGKILL)
-        wait_until(lambda: leases(lenet) == {1: 1})  # by its connection; the whitelist by its pidfd
+        wait_until(
+            lambda: lenet.leases() == {1: 1}
+        )  # by its connection; the whitelist by its pidfd
         wait_until(lambda: lenet.client.status().models["lenet"].allowed_pids == (one.pid,))
         assert digest(one) == answer
 
@@ -58,11 +55,11 @@ def test_a_worker_stopped_before_its_switch_and_killed_holds_one_version_until_t
             for number, file in enumerate([EARLY, FINAL, EARLY], 2):
                 assert daemon.client.publish("lenet", file) == number
                 one.ask("wait_for_version", model="lenet", number=number)
-            wait_until(lambda: leases(daemon) == {1: 1, 4: 1})
+            wait_until(lambda: daemon.leases() == {1: 1, 4: 1})
             lags = {w.pid: w.lag for w in daemon.client.status().workers}
             assert lags == {one.pid: "", two.pid: "notified"}
             os.kill(two.pid, signal.SIGKILL)
-            wait_until(lambda: leases(daemon) == {4: 1})
+            wait_until(lambda: daemon.leases() == {4: 1})
 
 
 def test_a_worker_killed_in_the_middle_of_a_switch_releases_both_versions(lenet: Daemon) -> None:
@@ -84,11 +81,11 @@ def test_a_worker_killed_in_the_middle_of_a_switch_releases_both_versions(lenet:
     lenet.client.publish("lenet", EARLY)
     os.write(say_go, b"2")
     os.read(ready, 1)
-    assert leases(lenet) == {1: 1, 2: 1}
+    assert lenet.leases() == {1: 1, 2: 1}
     assert [w.lag for w in lenet.client.status().workers] == ["switching"]
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    wait_until(lambda: leases(lenet) == {1: 0, 2: 0})
+    wait_until(lambda: lenet.leases() == {1: 0, 2: 0})
     for fd in (ready, say_ready, go, say_go):
         os.close(fd)
 
@@ -99,9 +96,9 @@ def test_a_worker_killed_after_its_switch_releases_the_new_version(
     worker.ask("attach", model="lenet")
     lenet.client.publish("lenet", EARLY)
     worker.ask("wait_for_version", model="lenet", number=2)
-    wait_until(lambda: leases(lenet) == {1: 0, 2: 1})
+    wait_until(lambda: lenet.leases() == {1: 0, 2: 1})
     os.kill(worker.pid, signal.SIGKILL)
-    wait_until(lambda: leases(lenet) == {1: 0, 2: 0})
+    wait_until(lambda: lenet.leases() == {1: 0, 2: 0})
 
 
 @pytest.mark.stress
@@ -116,7 +113,7 @@ def test_workers_killed_at_any_moment_of_a_switch_leave_nothing(lenet: Daemon) -
             os.kill(one.pid, signal.SIGKILL)
             lenet.client.rollback("lenet")
             os.kill(two.pid, signal.SIGKILL)
-        wait_until(lambda: set(leases(lenet).values()) == {0})
+        wait_until(lambda: set(lenet.leases().values()) == {0})
     assert lenet.client.status().workers == ()
 
 

@@ -9,17 +9,12 @@ import pytest
 
 import weightd
 from tests.daemons import EARLY, FINAL, Daemon, Kept
-from tests.helpers import wait_until
+from tests.helpers import open_descriptors, wait_until
 from weightd.backends import plain, version
 from weightd.daemon.settings import Settings
 from weightd.errors import BrokenPeerError, DaemonTimeoutError, NewerFormatError
 from weightd.ipc.lease import Lease
 from weightd.ipc.runtime import RuntimeFolder
-
-
-def leases_of(daemon: Daemon) -> dict[int, int]:
-    versions = daemon.client.status().models["lenet"].versions
-    return {each.number: each.leases for each in versions}
 
 
 def check_that_it_stays(daemon: Daemon, here: weightd.Attachment, why: str) -> None:
@@ -28,7 +23,7 @@ def check_that_it_stays(daemon: Daemon, here: weightd.Attachment, why: str) -> N
         daemon.client.publish("lenet", (FINAL, EARLY)[number % 2])
         with pytest.raises(DaemonTimeoutError, match=f"stays on 1: .*{why}"):
             here.wait_until_at_least(number, timeout_s=5)
-    wait_until(lambda: leases_of(daemon) == {1: 1, 4: 0, 5: 0})
+    wait_until(lambda: daemon.leases() == {1: 1, 4: 0, 5: 0})
     (worker,) = daemon.client.status().workers
     assert why in worker.lag
     assert here.is_connected
@@ -36,7 +31,7 @@ def check_that_it_stays(daemon: Daemon, here: weightd.Attachment, why: str) -> N
 
 def check_that_it_follows(daemon: Daemon, here: weightd.Attachment) -> None:
     here.wait_for_version(daemon.client.publish("lenet", FINAL), timeout_s=10)
-    wait_until(lambda: leases_of(daemon) == {5: 0, 6: 1})
+    wait_until(lambda: daemon.leases() == {5: 0, 6: 1})
     assert here.lag == ""
 
 
@@ -68,15 +63,7 @@ def test_a_version_for_which_the_plain_engine_has_no_memory_is_not_held(
 
 
 def sockets() -> int:
-    targets = (readlink(fd) for fd in os.listdir("/proc/self/fd"))
-    return sum(target.startswith("socket:") for target in targets)
-
-
-def readlink(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # that of listdir() itself
-        return ""
+    return sum(target.startswith("socket:") for target in open_descriptors().values())
 
 
 def failing_once(act: Callable[[Lease, int, float], None]) -> Callable[[Lease, int, float], None]:

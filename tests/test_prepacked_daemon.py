@@ -61,11 +61,6 @@ def attached(daemon: Daemon, name: str, worker: Worker) -> str:
     return str(found)
 
 
-def leases(daemon: Daemon, name: str) -> dict[int, int]:
-    """How many leases each version has."""
-    return {v.number: v.leases for v in daemon.client.status().models[name].versions}
-
-
 # --- workers -----------------------------------------------------------------------------
 
 
@@ -109,10 +104,10 @@ def test_a_worker_killed_while_it_switches_releases_what_it_held_and_the_other_g
                 shared.client.rollback("mourned")
                 os.kill(two.pid, signal.SIGKILL)
                 shared.client.rollback("mourned")
-            wait_until(lambda: sum(leases(shared, "mourned").values()) == 1)
+            wait_until(lambda: sum(shared.leases("mourned").values()) == 1)
         number = shared.client.status().models["mourned"].live
         one.ask("wait_for_version", model="mourned", number=number)
-        wait_until(lambda: leases(shared, "mourned")[number] == 1)
+        wait_until(lambda: shared.leases("mourned")[number] == 1)
         assert one.ask("predict", model="mourned")["digests"] == [answer]
 
 

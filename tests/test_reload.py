@@ -18,11 +18,11 @@ from tests.helpers import wait_until
 from weightd.daemon.asker import Asker
 from weightd.daemon.catalog import Catalog
 from weightd.daemon.configured import Configured
-from weightd.daemon.model import Model, Version, VersionState
+from weightd.daemon.model import Aside, Model, Version, VersionState
 from weightd.daemon.origin import Origin
 from weightd.daemon.reload import Reload
 from weightd.daemon.settings import Settings, access_of
-from weightd.errors import StagingError, WeightdError
+from weightd.errors import SettingsError, StagingError, WeightdError
 from weightd.ipc import protocol
 
 
@@ -203,6 +203,15 @@ def test_settings_read_twice_while_a_model_is_loaded_load_it_once(loading: Any) 
     publishing.done()
     publishing.done()
     assert publishing.begun == ["one from a", "two from b"]
+
+
+def test_a_file_that_is_not_there_hinders_only_a_daemon_that_has_nothing(loading: Any) -> None:
+    _, publishing, catalog = loading
+    configured = Configured(Quiet(), catalog, publishing)
+    with pytest.raises(SettingsError, match="No such file"):
+        configured.check({"m": "/nowhere/m.onnx"})
+    catalog.adopt([], 5, [Aside("m", 0, "no descriptor was left", ())])
+    configured.check({"m": "/nowhere/m.onnx"})
 
 
 def test_a_model_that_is_gone_before_it_was_loaded_is_not_there_after(loading: Any) -> None:
