@@ -369,7 +369,7 @@ anything = (
         elements=None,
     )
     | st.builds(Tensor)
-    | st.just(Tensor(A))
+    | st.builds(lambda: Tensor(A.copy()))  # as an output it is written to
 )
 
 
